@@ -1,0 +1,79 @@
+"""Files that are either whole or absent: write beside the target, flush, fsync, rename.
+
+A file that is replaced keeps its mode and owner, and a symlink keeps pointing at its target, so
+that colleagues on a shared machine do not lose access.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def atomic_open(path: Path) -> Iterator[IO[bytes]]:
+    """Open `path` for writing; the file appears under its name only if the block succeeds.
+
+    Raises: OSError: the disk is full or the directory is not writable; nothing is left behind.
+    """
+    target = path.resolve() if path.is_symlink() else path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Hidden and unique: two writers never share it, and no reader globs it by suffix.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _keep_mode_and_owner(target, temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def _keep_mode_and_owner(existing: Path, replacement: Path) -> None:
+    try:
+        status = existing.stat()
+    except FileNotFoundError:
+        return
+    replacement.chmod(stat.S_IMODE(status.st_mode))
+    with contextlib.suppress(PermissionError):  # only root may give a file away
+        os.chown(replacement, status.st_uid, status.st_gid)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename inside `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` atomically."""
+    with atomic_open(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` atomically, UTF-8, newlines as given."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Replace `path` atomically with `value` as JSON, non-ASCII unescaped, final newline."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in 1 MiB pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
