@@ -1,0 +1,299 @@
+"""Everything that config.yaml may hold. The docstring below a field is its documentation.
+
+`runtime_info.input` is the user's; `runtime_info.output` is written back by a run. Section and key
+names are those of the reference system, whose files load unchanged.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+)
+
+from pipeline.config.secrets import SecretReference
+from pipeline.config.strict import StrictModel, Text
+from pipeline.trainer.args import TrainingKeys
+from pipeline.trainer.llamafactory_keys import LLAMAFACTORY_KEYS
+
+SourceType = Literal["harbor_job", "hf_lf", "local_lf"]
+Engine = Literal["native", "llamafactory"]
+
+LOCATION_OF_SOURCE: Mapping[SourceType, str] = {
+    "harbor_job": "job_dir",
+    "hf_lf": "hf_hub_url",
+    "local_lf": "lf_path",
+}
+"""The key of `source` that each type cannot do without."""
+
+IGNORED_META_INFO: Mapping[str, str] = {
+    "parent": "blocks do not form a tree here",
+    "blocks": "blocks do not form a tree here",
+    "dependencies": "values are not wired between blocks here; set source.job_dir",
+    "resources": "machines are not reached from here; run the command where the GPUs are",
+    "repositories": "no repositories are pinned; the native engine is part of this project",
+    "environment": "scripts/install.sh keeps the environment in .venv",
+}
+"""Keys of the reference system's meta_info without a meaning here -> why."""
+
+
+def _empty_to_harbor_job(value: object) -> object:
+    return "harbor_job" if value in ("", None) else value
+
+
+class Source(StrictModel):
+    """Where the training data comes from."""
+
+    type: Annotated[
+        SourceType,
+        BeforeValidator(_empty_to_harbor_job),
+        WithJsonSchema({"enum": ["harbor_job", "hf_lf", "local_lf", "", None]}),
+    ] = "harbor_job"
+    """`harbor_job`: raw trajectories in `job_dir`, converted in STEP 0; `hf_lf`: LLaMA-Factory JSON
+    on the Hugging Face Hub; `local_lf`: LLaMA-Factory JSON on disk. "" and null: harbor_job."""
+    scaffold: Literal["auto", "claude-code", "open-code", "openhands-sdk", "terminus2"] = "auto"
+    """The agent that wrote the trajectories (harbor_job). `auto`: detected for each trial."""
+    job_dir: Annotated[Text, Field(validate_default=True)] = ""
+    """Directory with one sub-directory per trial (required for harbor_job)."""
+    hf_hub_url: Annotated[Text, Field(validate_default=True)] = ""
+    """Dataset id on the Hub, `org/name` (required for hf_lf)."""
+    hf_file_name: Text = ""
+    """One JSON file of the dataset. "": the split `hf_split` of the subset `hf_subset`."""
+    hf_subset: Text = ""
+    """Subset (dataset config) without `hf_file_name`. "": the default one."""
+    hf_split: Text = "train"
+    """Split without `hf_file_name`."""
+    hf_revision: Text = "main"
+    """Branch, tag or commit of the dataset; the commit it meant is recorded with the run."""
+    lf_path: Annotated[Text, Field(validate_default=True)] = ""
+    """LLaMA-Factory JSON file (required for local_lf)."""
+
+    @field_validator(*LOCATION_OF_SOURCE.values())
+    @classmethod
+    def _required_by_type(cls, value: str, info: ValidationInfo) -> str:
+        source_type = info.data.get("type")
+        if not value and source_type and LOCATION_OF_SOURCE[source_type] == info.field_name:
+            raise ValueError(f"required by source.type {source_type}; set it")
+        return value
+
+
+def _file_stem(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            "must be a file stem: letters, digits, '.', '_' and '-', "
+            f"the first a letter or digit (got {name!r})"
+        )
+    return name
+
+
+class Conversion(StrictModel):
+    """STEP 0: raw trajectories to training data."""
+
+    data_name: Annotated[str, AfterValidator(_file_stem)]
+    """File stem of everything STEP 0 writes, and the default dataset name."""
+    instance_status: Literal["resolved", "unresolved", "all"] = "resolved"
+    """Which trials are kept, by their reward."""
+    max_instances: int = Field(default=0, ge=0)
+    """Cap on trials (hf_lf, local_lf: rows), drawn with `seed`. 0: all."""
+    seed: int = Field(default=42, ge=0)
+    """Seed of that draw."""
+    exclude_repos_file: Text = "training_config/excluded_repos.txt"
+    """Repositories whose trials are left out because evaluations use them, one `owner/name` per
+    line. "" or null: none."""
+    max_reject_fraction: float = Field(default=0.5, ge=0, le=1)
+    """The step fails when a larger fraction of what it read is rejected."""
+    num_workers: int = Field(default=0, ge=0)
+    """Processes that convert. 0: one per core."""
+    lf_format: Literal["structured"] = "structured"
+    """Layout of the LLaMA-Factory JSON. `structured`: ShareGPT with tools and tool calls."""
+
+
+class Dataset(StrictModel):
+    """STEP 1: the entry in dataset_info.json."""
+
+    name: Text = ""
+    """Name of the entry. "": conversion.data_name."""
+
+
+class Model(StrictModel):
+    """The model to start from."""
+
+    model_name_or_path: str = Field(min_length=1)
+    """Hub id, directory, or `builtin:tiny-qwen3` (made on the spot, needs no network)."""
+    model_revision: str = Field(default="main", min_length=1)
+    """Branch, tag or commit of a Hub model."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for authors you trust."""
+
+
+class Training(TrainingKeys):
+    """STEP 2: the keys of the training engine, under LLaMA-Factory's and Transformers' names."""
+
+    foreign_keys: ClassVar[Mapping[str, str]] = {
+        **TrainingKeys.foreign_keys,
+        "dataset": "comes from runtime_info.input.dataset.name; remove it",
+        "dataset_dir": "comes from runtime_info.input.infrastructure.artifacts_dir; remove it",
+        "do_train": "always true here; remove it",
+    }
+
+
+class Infrastructure(StrictModel):
+    """What the run may use, and where it writes."""
+
+    n_gpus_per_node: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Training processes. `auto`: one per visible accelerator; without any, min(2, cores) processes
+    on the CPU."""
+    engine: Engine = "native"
+    """`native`: the trainer of this project; `llamafactory`: LLaMA-Factory in an environment of its
+    own (`llamafactory_python`)."""
+    llamafactory_python: Annotated[Text, Field(validate_default=True)] = ""
+    """Python of the environment that has LLaMA-Factory (required for engine llamafactory)."""
+    artifacts_dir: str = Field(default="artifacts", min_length=1)
+    """Where everything generated goes, relative to the project root."""
+    stop_grace_seconds: int = Field(default=300, ge=0)
+    """How long a run that was told to stop may take to finish its step and save, before it is
+    killed."""
+
+    @field_validator("llamafactory_python")
+    @classmethod
+    def _required_by_engine(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("engine") == "llamafactory":
+            raise ValueError("required by infrastructure.engine llamafactory; set it")
+        return value
+
+
+class Experiment(StrictModel):
+    """How the run is named and tracked."""
+
+    run_name: Text = ""
+    """Name of the run. "": from training.output_dir."""
+    wandb_mode: Literal["offline", "online", "disabled"] = "disabled"
+    """Weights & Biases: upload, write locally, or not at all."""
+    wandb_run_id: Text = ""
+    """Continue this Weights & Biases run. "": a new one."""
+
+
+class Credentials(StrictModel):
+    """References to secrets, never the secrets: `env:NAME` or `file:PATH`; "" or null: none."""
+
+    wandb_api_key: SecretReference = Field(default="", repr=False)
+    """Weights & Biases API key."""
+    hf_token: SecretReference = Field(default="", repr=False)
+    """Hugging Face token, for gated or private models and datasets."""
+
+
+class Input(StrictModel):
+    """What the user decides."""
+
+    source: Source
+    conversion: Conversion
+    dataset: Dataset = Dataset()
+    model: Model
+    training: Training
+    infrastructure: Infrastructure = Infrastructure()
+    experiment: Experiment = Experiment()
+    credentials: Credentials = Credentials()
+
+
+class RuntimeInfo(StrictModel):
+    """What goes into a run and what came out of the last one."""
+
+    input: Input
+    output: dict[str, Any] | None = None
+    """Results of the last finished run; rewritten by the next one."""
+
+
+class MetaInfo(StrictModel):
+    """What this config is called. Shown to people, read by nothing."""
+
+    name: Text = ""
+    """Short name."""
+    label: Text = ""
+    """One line."""
+    description: Text = ""
+    """Free text."""
+
+
+class Config(StrictModel):
+    """config.yaml of the SFT pipeline."""
+
+    foreign_keys: ClassVar[Mapping[str, str]] = {
+        "status": "a retired section; remove it (the state of runs is in artifacts/index.yaml)",
+        "evolving": "a retired section, which nothing reads; remove it",
+    }
+
+    meta_info: MetaInfo = MetaInfo()
+    runtime_info: RuntimeInfo
+
+
+def _known_to_llamafactory(key: str) -> str:
+    if key not in LLAMAFACTORY_KEYS:
+        raise ValueError(key)
+    return key
+
+
+_Steps = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+# Keys whose values the native engine narrows, with all that LLaMA-Factory takes.
+_WIDE: Mapping[str, Any] = {
+    "stage": str,
+    "finetuning_type": str,
+    "deepspeed": str | dict[str, Any] | None,
+    "optim": str,
+    "lr_scheduler_type": str,
+    "warmup_steps": Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)],
+    "fp16": bool,
+    "rope_scaling": str | None,
+    "flash_attn": str,
+    "logging_steps": _Steps,
+    "save_strategy": str,
+    "save_steps": _Steps,
+    "report_to": str | list[str] | None,
+    "include_num_input_tokens_seen": bool | str,
+}
+
+
+class _WithLlamaFactoryKeys(Training):
+    model_config = ConfigDict(extra="allow")
+    # How pydantic is told what extra keys may be; its own declaration is wider.
+    __pydantic_extra__: dict[  # pyright: ignore[reportIncompatibleVariableOverride]
+        Annotated[str, AfterValidator(_known_to_llamafactory)], Any
+    ]
+
+    # Still found as suggestions, but nothing speaks against them.
+    foreign_keys: ClassVar[Mapping[str, str]] = {
+        **Training.foreign_keys,
+        **dict.fromkeys(LLAMAFACTORY_KEYS, ""),
+    }
+
+
+@functools.cache
+def config_model(engine: str) -> type[Config]:
+    """The model of config.yaml for one engine.
+
+    LLaMA-Factory takes more values of some training keys, and keys of its own, which are kept in
+    `training.model_extra`.
+    """
+    if engine != "llamafactory":
+        return Config
+    fields = Training.model_fields
+    wide: dict[str, Any] = {
+        name: (kind, Field(default=fields[name].default, description=fields[name].description))
+        for name, kind in _WIDE.items()
+    }
+    doc = "STEP 2: the keys of LLaMA-Factory's training YAML."
+    training = create_model(
+        "LlamaFactoryTraining", __base__=_WithLlamaFactoryKeys, __doc__=doc, **wide
+    )
+    given = create_model("Input", __base__=Input, training=(training, ...))
+    runtime_info = create_model("RuntimeInfo", __base__=RuntimeInfo, input=(given, ...))
+    return create_model("Config", __base__=Config, runtime_info=(runtime_info, ...))
