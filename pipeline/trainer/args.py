@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from pipeline.config.strict import OptionalText, StrictModel
+from pipeline.config.strict import EmptyIsNull, OptionalText, StrictModel
 from pipeline.config.validate import load_model
 from pipeline.trainer.llamafactory_keys import LLAMAFACTORY_KEYS
 
@@ -94,10 +94,9 @@ class TrainingKeys(StrictModel):
     """float16 needs loss scaling, which the native engine does not have."""
     flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = "auto"
     """Attention kernels. `auto`: the best ones that are installed; `disabled`: eager."""
-    rope_scaling: Annotated[
-        Literal["linear", "dynamic", "yarn", "llama3"] | None,
-        BeforeValidator(lambda value: None if value == "" else value),
-    ] = None
+    rope_scaling: Annotated[Literal["linear", "dynamic", "yarn", "llama3"] | None, EmptyIsNull] = (
+        None
+    )
     """How positions are stretched when `cutoff_len` exceeds the model's own length. null: not."""
     disable_gradient_checkpointing: bool = False
     """Keep all activations: faster, more memory."""

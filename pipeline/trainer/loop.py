@@ -1,0 +1,353 @@
+"""The native engine: one plain loop over optimizer steps.
+
+for each step:  for each micro-batch: forward, weighted loss / weight of the global batch,
+                backward;  clip;  update;  log;  maybe save;  maybe stop
+"""
+
+import logging
+import math
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import InterruptedRun, TrainError
+from pipeline.files import write_json
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.checkpoint import restore_random_state, save_checkpoint
+from pipeline.trainer.data.collate import collate
+from pipeline.trainer.data.dataset import find_datasets
+from pipeline.trainer.data.plan import Plan
+from pipeline.trainer.data.store import TokenizerSource, TokenStore, open_or_build
+from pipeline.trainer.loss import weighted_cross_entropy
+from pipeline.trainer.metrics import RunLog
+from pipeline.trainer.optim import learning_rate_at
+from pipeline.trainer.output_dir import (
+    STATUS_FILE,
+    Checkpoint,
+    check_output_dir,
+    clear_output_dir,
+    find_resume,
+)
+from pipeline.trainer.parallel.interface import Distributed
+from pipeline.trainer.parallel.strategy import Strategy, make_strategy
+from pipeline.trainer.plot import plot_loss
+from pipeline.trainer.stop import StopRequest
+
+logger = logging.getLogger(__name__)
+
+
+def train(args: TrainArgs, stop: StopRequest) -> None:
+    """Run the whole training that `args` describes; called by every rank.
+
+    Raises:
+        TrainError: the output directory or the checkpoint cannot be used, or the loss is no number.
+        DataError: the dataset cannot be rendered with the model's chat template.
+        InterruptedRun: a signal came; `saved` says whether a checkpoint was written.
+    """
+    output_dir = Path(args.output_dir)
+    checkpoint = find_resume(output_dir, args.resume_from_checkpoint)
+    store, tokenizer = _open_data(args)
+    distributed = Distributed(use_cpu=args.use_cpu, timeout_seconds=args.ddp_timeout)
+    plan = Plan.of(args, len(store), distributed.world_size)
+    _check_same_sequence(checkpoint, store, plan)
+    _prepare_output_dir(args, checkpoint, distributed)
+    _seed(args, distributed)
+    strategy = make_strategy(args, distributed)
+    if checkpoint is not None:
+        _check_same_strategy(checkpoint, strategy, distributed)
+        strategy.load_state(checkpoint.directory)
+        restore_random_state(checkpoint, distributed)
+    run = _Run(args, plan, store, tokenizer, strategy, distributed, checkpoint)
+    if distributed.is_main:
+        _announce(args, plan, store, strategy, distributed, checkpoint)
+    stop.training = True
+    run.steps(stop)
+    run.finish()
+    distributed.close()
+
+
+class _Run:
+    """State of the loop between two steps."""
+
+    def __init__(
+        self,
+        args: TrainArgs,
+        plan: Plan,
+        store: TokenStore,
+        tokenizer: Any,
+        strategy: Strategy,
+        distributed: Distributed,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self._args = args
+        self._plan = plan
+        self._store = store
+        self._tokenizer = tokenizer
+        self._strategy = strategy
+        self._distributed = distributed
+        self._output_dir = Path(args.output_dir)
+        self._step = checkpoint.step if checkpoint else 0
+        self._saved_step = self._step if checkpoint else None
+        earlier = checkpoint.manifest["progress"] if checkpoint else {}
+        self._log = RunLog(args, plan, earlier) if distributed.is_main else None
+
+    def steps(self, stop: StopRequest) -> None:
+        self._write_status("running")
+        while self._step < self._plan.total_steps:
+            stopping = self._one_step(self._step + 1, stop)
+            self._step += 1
+            if self._is_save_step():
+                self._save()
+            if stopping and self._step < self._plan.total_steps:
+                self._interrupt(stop)
+
+    def _one_step(self, step: int, stop: StopRequest) -> bool:
+        """Returns: some rank was asked to stop."""
+        batch = self._plan.global_batch(step)
+        total_weight = sum(self._store.loss_weight(index) for index in batch)
+        loss_sum = torch.zeros((), dtype=torch.float64)
+        micro_batches = self._plan.micro_batches(step, self._distributed.rank)
+        for number, indices in enumerate(micro_batches):
+            micro_batch = collate(
+                [self._store[index] for index in indices], self._tokenizer.pad_token_id
+            ).to(self._distributed.device)
+            logits = self._strategy.logits(micro_batch)
+            loss = weighted_cross_entropy(logits, micro_batch.labels, micro_batch.weights)
+            is_last = number == len(micro_batches) - 1
+            self._strategy.backward(loss / total_weight, is_last=is_last)
+            loss_sum += loss.detach().double().cpu()
+        loss_all, stopping = self._distributed.sum(
+            [loss_sum.item() / total_weight, float(stop.signal_name is not None)]
+        )
+        if not math.isfinite(loss_all):
+            rows = ", ".join(str(self._store.row(index)) for index in batch[:16])
+            raise TrainError(
+                f"step {step}: the loss is {loss_all}; no update was made. Rows of this batch: "
+                f"{rows}. Lower training.learning_rate, or look at these rows"
+            )
+        learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
+        grad_norm = self._strategy.step(learning_rate)
+        if self._log is not None:
+            self._log.record(
+                step,
+                loss=loss_all,
+                grad_norm=grad_norm,
+                lr=learning_rate,
+                tokens=sum(self._store.num_tokens(index) for index in batch),
+            )
+        return stopping > 0
+
+    def _is_save_step(self) -> bool:
+        args = self._args
+        if args.save_strategy == "no":
+            return False
+        if self._step == self._plan.total_steps:
+            return True
+        if args.save_strategy == "epoch":
+            return self._step % self._plan.steps_per_epoch == 0
+        return self._step % args.save_steps == 0
+
+    def _save(self, *, only_model: bool | None = None) -> None:
+        progress = self._log.progress() if self._log else {}
+        manifest = {
+            "progress": progress,
+            "data": self._store.fingerprint,
+            "sequence": _sequence(self._plan),
+            "strategy": self._strategy.name,
+            "world_size": self._distributed.world_size,
+        }
+        save_checkpoint(
+            self._output_dir,
+            self._step,
+            self._strategy,
+            self._distributed,
+            manifest=manifest,
+            only_model=self._args.save_only_model if only_model is None else only_model,
+            save_total_limit=self._args.save_total_limit,
+            write_extras=self._write_extras,
+        )
+        self._saved_step = self._step
+
+    def _write_extras(self, directory: Path) -> None:
+        self._tokenizer.save_pretrained(directory)
+        if self._log is not None:
+            self._log.write_state(directory)
+
+    def _interrupt(self, stop: StopRequest) -> None:
+        """Save so that the run can go on from here, and end it."""
+        if self._saved_step != self._step or self._args.save_only_model:
+            self._save(only_model=False)
+        name = stop.signal_name or "a signal to another rank"
+        self._write_status("interrupted", signal=name)
+        if self._log is not None:
+            self._log.write_state(self._output_dir)
+            self._log.close()
+        self._distributed.close()
+        raise InterruptedRun(
+            f"{name}: stopped after step {self._step} of {self._plan.total_steps}, saved "
+            f"{self._output_dir / f'checkpoint-{self._step}'}; continue with "
+            "training.resume_from_checkpoint=latest",
+            saved=True,
+        )
+
+    def finish(self) -> None:
+        """Final weights, tokenizer and results."""
+        self._strategy.save_weights(self._output_dir)
+        if self._log is not None:
+            self._write_extras(self._output_dir)
+            tokens = sum(self._store.num_tokens(i) for i in range(len(self._store)))
+            counts = self._store.counts
+            results = self._log.finish(
+                {
+                    # 2 FLOP per parameter and token forward, 4 backward.
+                    "total_flos": 6.0
+                    * self._strategy.num_parameters
+                    * tokens
+                    * self._plan.epoch_at(self._step),
+                    "num_examples": counts.examples,
+                    "num_turns_over_cutoff": counts.turns_over_cutoff,
+                }
+            )
+            if self._args.plot_loss:
+                plot_loss(self._log.losses(), self._output_dir / "training_loss.png")
+            logger.info("train loss %.4f, model in %s", results["train_loss"], self._output_dir)
+        self._write_status("completed")
+
+    def _write_status(self, status: str, **details: Any) -> None:
+        if self._distributed.is_main:
+            write_json(
+                self._output_dir / STATUS_FILE,
+                {
+                    "status": status,
+                    "step": self._step,
+                    "total_steps": self._plan.total_steps,
+                    **details,
+                },
+            )
+
+
+def _open_data(args: TrainArgs) -> tuple[TokenStore, Any]:
+    source = TokenizerSource(args.model_name_or_path, args.model_revision, args.trust_remote_code)
+    store = open_or_build(
+        find_datasets(Path(args.dataset_dir), args.dataset),
+        source,
+        Path(args.dataset_dir) / "tokens",
+        cutoff_len=args.cutoff_len,
+        max_samples=args.max_samples,
+        num_workers=args.preprocessing_num_workers or len(os.sched_getaffinity(0)),
+        rebuild=args.overwrite_cache,
+    )
+    tokenizer = source.load()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id or 0
+    return store, tokenizer
+
+
+def _prepare_output_dir(
+    args: TrainArgs, checkpoint: Checkpoint | None, distributed: Distributed
+) -> None:
+    output_dir = Path(args.output_dir)
+    if distributed.is_main:
+        resuming = checkpoint is not None
+        check_output_dir(output_dir, overwrite=args.overwrite_output_dir, resuming=resuming)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if not resuming:
+            clear_output_dir(output_dir)
+    distributed.barrier()
+
+
+def _seed(args: TrainArgs, distributed: Distributed) -> None:
+    random.seed(args.seed + distributed.rank)
+    np.random.seed(args.seed + distributed.rank)
+    torch.manual_seed(args.seed + distributed.rank)
+    if args.full_determinism:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def _sequence(plan: Plan) -> dict[str, Any]:
+    """What decides which examples come at which step."""
+    return {
+        "num_examples": plan.num_examples,
+        "global_batch_size": plan.global_batch_size,
+        "seed": plan.seed,
+        "shuffle": plan.shuffle,
+        "total_steps": plan.total_steps,
+    }
+
+
+def _check_same_sequence(checkpoint: Checkpoint | None, store: TokenStore, plan: Plan) -> None:
+    if checkpoint is None:
+        return
+    before = {**checkpoint.manifest["sequence"], "data": checkpoint.manifest["data"]}
+    now = {**_sequence(plan), "data": store.fingerprint}
+    changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
+    if changed:
+        raise TrainError(
+            f"{checkpoint.directory}: cannot continue, the run is no longer the same "
+            f"({'; '.join(changed)}); restore these settings, or start anew with another output_dir"
+        )
+
+
+def _check_same_strategy(
+    checkpoint: Checkpoint, strategy: Strategy, distributed: Distributed
+) -> None:
+    before = (checkpoint.manifest["strategy"], checkpoint.manifest["world_size"])
+    now = (strategy.name, distributed.world_size)
+    if before != now and (before[0].startswith("DeepSpeed") or now[0].startswith("DeepSpeed")):
+        raise TrainError(
+            f"{checkpoint.directory}: its optimizer state is partitioned for {before[0]} on "
+            f"{before[1]} ranks, but this run is {now[0]} on {now[1]}; use the same"
+        )
+
+
+def _announce(
+    args: TrainArgs,
+    plan: Plan,
+    store: TokenStore,
+    strategy: Strategy,
+    distributed: Distributed,
+    checkpoint: Checkpoint | None,
+) -> None:
+    counts = store.counts
+    logger.info(
+        "%s on %d ranks (%s, %s), %s parameters, %s",
+        strategy.name,
+        distributed.world_size,
+        distributed.device.type,
+        distributed.backend,
+        f"{strategy.num_parameters:,}",
+        "bf16" if args.bf16 else "fp32",
+    )
+    logger.info(
+        "%s examples from %s rows, %s tokens, %s of them trained (%.1f %%)",
+        f"{counts.examples:,}",
+        f"{counts.rows:,}",
+        f"{counts.tokens:,}",
+        f"{counts.trained_tokens:,}",
+        100 * counts.trained_tokens / counts.tokens,
+    )
+    if counts.turns_over_cutoff:
+        logger.warning(
+            "cutoff_len %d: %d turns do not fit and are not trained (longest example: %d tokens); "
+            "%d rows are left out altogether",
+            args.cutoff_len,
+            counts.turns_over_cutoff,
+            counts.longest,
+            counts.rows_over_cutoff,
+        )
+    logger.info(
+        "global batch %d = %d per rank x %d accumulation x %d ranks; %d steps of %d per epoch",
+        plan.global_batch_size,
+        plan.micro_batch_size,
+        plan.accumulation_steps,
+        plan.world_size,
+        plan.total_steps,
+        plan.steps_per_epoch,
+    )
+    if checkpoint is not None:
+        logger.info("continuing after step %d from %s", checkpoint.step, checkpoint.directory)

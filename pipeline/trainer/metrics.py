@@ -1,0 +1,215 @@
+"""What a run reports while it runs: trainer_log.jsonl, trainer_state.json, console, trackers.
+
+Names and fields are those that LLaMA-Factory and Transformers write, so that existing readers work;
+`grad_norm`, `tokens_per_second` and `timestamp` are added to every line.
+"""
+
+import json
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import write_json, write_text
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "trainer_log.jsonl"
+
+
+class RunLog:
+    """The record of one run on rank 0. Continues an earlier segment when it was resumed."""
+
+    def __init__(self, args: TrainArgs, plan: Plan, earlier: dict[str, Any]) -> None:
+        """`earlier` is `progress()` of the checkpoint that the run continues, or empty."""
+        self._args = args
+        self._plan = plan
+        self._output_dir = Path(args.output_dir)
+        self._file = self._output_dir / LOG_FILE
+        self._history: list[dict[str, Any]] = earlier.get("log_history", [])
+        self._loss_sum: float = earlier.get("loss_sum", 0.0)
+        self._tokens: int = earlier.get("tokens", 0)
+        self._seconds_before: float = earlier.get("seconds", 0.0)
+        self._tokens_before = self._tokens
+        self._step: int = earlier.get("log_step", 0)
+        self._started = self._last_time = time.monotonic()
+        self._last_tokens = self._tokens
+        self._since_log: list[float] = []
+        self._cut_log_to(self._step)
+        reported = [args.report_to] if isinstance(args.report_to, str) else args.report_to
+        self._trackers = [_Wandb(args)] if "wandb" in reported else []
+
+    def record(self, step: int, *, loss: float, grad_norm: float, lr: float, tokens: int) -> None:
+        """One optimizer step. `tokens` is what the global batch held, padding not counted."""
+        self._step = step
+        self._loss_sum += loss
+        self._tokens += tokens
+        self._since_log.append(loss)
+        if step % self._args.logging_steps and step != self._plan.total_steps:
+            return
+        now = time.monotonic()
+        mean_loss = sum(self._since_log) / len(self._since_log)
+        rate = (self._tokens - self._last_tokens) / max(now - self._last_time, 1e-9)
+        self._since_log, self._last_time, self._last_tokens = [], now, self._tokens
+        line = {
+            **self._position(),
+            "loss": mean_loss,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "throughput": round(self._tokens / max(self.seconds, 1e-9), 2),
+            "total_tokens": self._tokens,
+            "tokens_per_second": round(rate, 2),
+            "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._append(line)
+        self._history.append(
+            {
+                "epoch": line["epoch"],
+                "grad_norm": grad_norm,
+                "learning_rate": lr,
+                "loss": mean_loss,
+                "num_input_tokens_seen": self._tokens,
+                "step": step,
+            }
+        )
+        for tracker in self._trackers:
+            tracker.log(step, line)
+        logger.info(
+            "step %d/%d | loss %.4f | lr %.3g | grad norm %.3f | %s tokens/s | left %s",
+            step,
+            self._plan.total_steps,
+            mean_loss,
+            lr,
+            grad_norm,
+            f"{rate:,.0f}",
+            line["remaining_time"],
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, earlier segments included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def progress(self) -> dict[str, Any]:
+        """What a resumed run needs to continue this record."""
+        return {
+            "log_history": self._history,
+            "loss_sum": self._loss_sum,
+            "tokens": self._tokens,
+            "seconds": self.seconds,
+            "log_step": self._step,
+        }
+
+    def write_state(self, directory: Path) -> None:
+        """trainer_state.json with the fields of Transformers' TrainerState."""
+        write_json(
+            directory / "trainer_state.json",
+            {
+                "best_global_step": None,
+                "best_metric": None,
+                "best_model_checkpoint": None,
+                "epoch": self._plan.epoch_at(self._step),
+                "eval_steps": None,
+                "global_step": self._step,
+                "is_hyper_param_search": False,
+                "is_local_process_zero": True,
+                "is_world_process_zero": True,
+                "log_history": self._history,
+                "logging_steps": self._args.logging_steps,
+                "max_steps": self._plan.total_steps,
+                "num_input_tokens_seen": self._tokens,
+                "num_train_epochs": self._args.num_train_epochs,
+                "save_steps": self._args.save_steps,
+                "stateful_callbacks": {},
+                "total_flos": 0.0,
+                "train_batch_size": self._args.per_device_train_batch_size,
+                "trial_name": None,
+                "trial_params": None,
+            },
+        )
+
+    def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """Write the closing line and train_results.json; returns the results."""
+        self._append(self._position())
+        results = {
+            "effective_tokens_per_sec": round(self._tokens / max(self.seconds, 1e-9), 2),
+            "epoch": self._plan.epoch_at(self._step),
+            "num_input_tokens_seen": self._tokens,
+            "train_loss": self._loss_sum / max(self._step, 1),
+            "train_runtime": round(self.seconds, 4),
+            "train_samples_per_second": round(
+                self._plan.examples_until(self._step) / max(self.seconds, 1e-9), 3
+            ),
+            "train_steps_per_second": round(self._step / max(self.seconds, 1e-9), 3),
+            **extra,
+        }
+        write_json(self._output_dir / "train_results.json", results, indent=4)
+        write_json(self._output_dir / "all_results.json", results, indent=4)
+        self.close()
+        return results
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+        self._trackers = []
+
+    def losses(self) -> list[tuple[int, float]]:
+        return [(entry["step"], entry["loss"]) for entry in self._history]
+
+    def _position(self) -> dict[str, Any]:
+        total = self._plan.total_steps
+        left = 0.0
+        done_here = self._step - self._first_step
+        if done_here:
+            left = (time.monotonic() - self._started) / done_here * (total - self._step)
+        return {
+            "current_steps": self._step,
+            "total_steps": total,
+            "epoch": round(self._plan.epoch_at(self._step), 4),
+            "percentage": round(100 * self._step / total, 2),
+            "elapsed_time": str(timedelta(seconds=int(self.seconds))),
+            "remaining_time": str(timedelta(seconds=int(left))),
+        }
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _cut_log_to(self, step: int) -> None:
+        """Forget lines after the checkpoint, so that no step appears twice."""
+        self._first_step = step
+        if not self._file.exists():
+            return
+        lines = self._file.read_text("utf-8").splitlines(keepends=True)
+        write_text(self._file, "".join(line for line in lines if _is_step_until(line, step)))
+
+
+def _is_step_until(line: str, step: int) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:  # the writer was killed in the middle of it
+        return False
+    return "loss" in entry and entry["current_steps"] <= step
+
+
+class _Wandb:
+    """Weights & Biases, configured by its own environment variables (WANDB_MODE, WANDB_RUN_ID)."""
+
+    def __init__(self, args: TrainArgs) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]  # optional
+
+        self._run = wandb.init(
+            name=args.run_name, config=args.model_dump(mode="json"), resume="allow"
+        )
+
+    def log(self, step: int, line: dict[str, Any]) -> None:
+        numbers = {
+            f"train/{key}": value for key, value in line.items() if isinstance(value, int | float)
+        }
+        self._run.log(numbers, step=step)
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,91 @@
+"""Loading and saving the model: `AutoModelForCausalLM`, nothing of our own inside it."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from pipeline.errors import TrainError
+from pipeline.trainer.args import TrainArgs
+
+logger = logging.getLogger(__name__)
+
+_ATTENTION = {
+    "auto": "sdpa",
+    "sdpa": "sdpa",
+    "disabled": "eager",
+    "fa2": "flash_attention_2",
+    "fa3": "flash_attention_3",
+}
+
+
+def load_config(args: TrainArgs) -> Any:
+    """The model's config with `rope_scaling` applied."""
+    config = AutoConfig.from_pretrained(
+        args.model_name_or_path,
+        revision=args.model_revision,
+        trust_remote_code=args.trust_remote_code,
+    )
+    if args.rope_scaling:
+        _scale_rope(config, args.rope_scaling, args.cutoff_len)
+    return config
+
+
+def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
+    """The pretrained model in `dtype`; under ZeRO-3 every rank keeps its part while loading."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            args.model_name_or_path,
+            config=load_config(args),
+            revision=args.model_revision,
+            trust_remote_code=args.trust_remote_code,
+            dtype=dtype,
+            attn_implementation=_ATTENTION[args.flash_attn],
+        )
+    except (ImportError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrainError(f"{args.model_name_or_path}: cannot load the model: {reason}") from error
+    if not args.disable_gradient_checkpointing:
+        # Transformers renamed it after 5.17.
+        name = "activation_checkpointing_enable"
+        enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return model.train()
+
+
+def save_model(
+    model: PreTrainedModel, state: dict[str, torch.Tensor], directory: Path, *, bf16: bool
+) -> None:
+    """Write `config.json`, `generation_config.json` and safetensors in the training's dtype."""
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    converted: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
+
+    def convert(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return converted.setdefault(tensor.data_ptr(), tensor.to(dtype))
+
+    model.config.dtype = dtype
+    model.save_pretrained(
+        directory, state_dict={name: convert(tensor) for name, tensor in state.items()}
+    )
+
+
+def _scale_rope(config: Any, kind: str, cutoff_len: int) -> None:
+    """Stretch the positions to `cutoff_len`, by a whole factor, as LLaMA-Factory does."""
+    parameters = dict(getattr(config, "rope_parameters", None) or {})
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or any(isinstance(value, dict) for value in parameters.values()):
+        raise TrainError(
+            f"rope_scaling: {config.model_type} has no single rotary embedding to scale; remove it"
+        )
+    factor = float(max(1, math.ceil(cutoff_len / positions)))
+    parameters.update(rope_type=kind, factor=factor, original_max_position_embeddings=positions)
+    if kind == "llama3":
+        parameters.update(low_freq_factor=1.0, high_freq_factor=4.0)
+    config.rope_parameters = parameters
+    config.max_position_embeddings = int(positions * factor)
+    logger.info("rope_scaling %s: factor %g, %d positions", kind, factor, positions * factor)

@@ -1,0 +1,142 @@
+"""What lies in an output directory, and what may be done with it. Imports no torch.
+
+<output_dir>/
+    checkpoint-<step>/          complete only when it holds checkpoint.json, written last
+    trainer_log.jsonl trainer_state.json train_results.json all_results.json
+    training_loss.png config.json model.safetensors tokenizer.json ...
+    trainer_status.json         running | completed | interrupted | failed, with the step
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import TrainError
+
+MANIFEST = "checkpoint.json"
+STATUS_FILE = "trainer_status.json"
+LATEST = "latest"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_OURS = (
+    "checkpoint-*",
+    "trainer_*",
+    "train_results.json",
+    "all_results.json",
+    "training_*.png",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates",
+    "output.yaml",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    directory: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.manifest["step"]
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """Raises: TrainError: not a checkpoint, not complete, or a file of it has changed its size."""
+    if not directory.is_dir():
+        raise TrainError(f"{directory}: no such checkpoint directory")
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise TrainError(
+            f"{directory}: no complete checkpoint with optimizer state ({MANIFEST} is missing); "
+            "its save was cut short, it was made with save_only_model, or by another program"
+        ) from None
+    except ValueError as error:
+        raise TrainError(f"{directory / MANIFEST}: not JSON: {error}") from error
+    for name, size in manifest["files"].items():
+        file = directory / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise TrainError(f"{file}: missing or not {size} bytes long; the checkpoint is damaged")
+    return Checkpoint(directory, manifest)
+
+
+def checkpoint_directories(output_dir: Path) -> list[Path]:
+    """`checkpoint-<step>` directories, complete or not, by rising step."""
+    found = [
+        (int(match.group(1)), path)
+        for path in output_dir.glob("checkpoint-*")
+        if path.is_dir() and (match := _CHECKPOINT.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def latest_checkpoint(output_dir: Path) -> Checkpoint | None:
+    """The complete checkpoint of the highest step; damaged ones are passed over."""
+    for directory in reversed(checkpoint_directories(output_dir)):
+        try:
+            return read_checkpoint(directory)
+        except TrainError:
+            continue
+    return None
+
+
+def find_resume(output_dir: Path, resume_from_checkpoint: str | None) -> Checkpoint | None:
+    """The checkpoint that the run continues from, or None for a fresh start.
+
+    Raises: TrainError: there is no complete checkpoint where one was asked for.
+    """
+    if not resume_from_checkpoint:
+        return None
+    if resume_from_checkpoint != LATEST:
+        return read_checkpoint(Path(resume_from_checkpoint))
+    checkpoint = latest_checkpoint(output_dir)
+    if checkpoint is None:
+        raise TrainError(
+            f"resume_from_checkpoint: {output_dir} holds no complete checkpoint; "
+            "remove training.resume_from_checkpoint to start from the beginning"
+        )
+    return checkpoint
+
+
+def check_output_dir(output_dir: Path, *, overwrite: bool, resuming: bool) -> None:
+    """Raises: TrainError: the directory holds something that a fresh run would mix with."""
+    if resuming or not output_dir.exists():
+        return
+    if not output_dir.is_dir():
+        raise TrainError(f"{output_dir}: output_dir is a file; choose another output_dir")
+    if not any(output_dir.iterdir()):
+        return
+    if not overwrite:
+        raise TrainError(
+            f"{output_dir}: holds an earlier run; continue it with "
+            f"training.resume_from_checkpoint=latest, choose another training.output_dir, or set "
+            f"training.overwrite_output_dir=true"
+        )
+    if not (output_dir / STATUS_FILE).is_file():
+        raise TrainError(
+            f"{output_dir}: not overwritten, because it does not look like an earlier run "
+            f"({STATUS_FILE} is missing); choose another training.output_dir"
+        )
+
+
+def clear_output_dir(output_dir: Path) -> None:
+    """Remove what an earlier run wrote; anything else stays."""
+    for pattern in _OURS:
+        for path in output_dir.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

@@ -1,0 +1,74 @@
+"""Plain data parallelism: every rank holds the whole model; one process is the case of one rank.
+
+Weights and optimizer state are fp32; with `bf16` the forward pass runs under autocast.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.model import load_model, save_model
+from pipeline.trainer.optim import adamw, set_learning_rate
+from pipeline.trainer.parallel.interface import Distributed
+from pipeline.trainer.parallel.strategy import forward
+
+
+class DataParallel:
+    """DistributedDataParallel over all ranks, or just the model when there is one."""
+
+    def __init__(self, args: TrainArgs, distributed: Distributed) -> None:
+        self._args = args
+        self._distributed = distributed
+        self._model = load_model(args, torch.float32)
+        self._model.to(device=distributed.device)
+        self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        self._optimizer = adamw(self._model, args)
+        self._wrapped: torch.nn.Module = self._model
+        self.name = "single process"
+        if distributed.world_size > 1:
+            device_ids = None if distributed.device.type == "cpu" else [distributed.local_rank]
+            self._wrapped = DistributedDataParallel(self._model, device_ids=device_ids)
+            self.name = "DDP"
+
+    def logits(self, batch: MicroBatch) -> torch.Tensor:
+        device = self._distributed.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._args.bf16):
+            return forward(self._wrapped, batch)
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        # DistributedDataParallel averages over ranks; the loss is normalised globally already.
+        loss = loss * self._distributed.world_size
+        meeting: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(self._wrapped, DistributedDataParallel) and not is_last:
+            meeting = self._wrapped.no_sync()
+        with meeting:
+            loss.backward()
+
+    def step(self, learning_rate: float) -> float:
+        limit = self._args.max_grad_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
+        set_learning_rate(self._optimizer.param_groups, learning_rate)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm.item()
+
+    def save_state(self, directory: Path) -> None:
+        if self._distributed.is_main:
+            state = {"optimizer": self._optimizer.state_dict(), "weights": self._model.state_dict()}
+            torch.save(state, directory / "optimizer.pt")
+
+    def load_state(self, directory: Path) -> None:
+        state: dict[str, Any] = torch.load(
+            directory / "optimizer.pt", map_location="cpu", weights_only=True
+        )
+        self._model.load_state_dict(state["weights"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def save_weights(self, directory: Path) -> None:
+        if self._distributed.is_main:
+            save_model(self._model, self._model.state_dict(), directory, bf16=self._args.bf16)

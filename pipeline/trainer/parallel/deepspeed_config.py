@@ -1,0 +1,92 @@
+"""DeepSpeed's JSON with every `auto` filled in. Imports neither torch nor deepspeed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.trainer.args import TrainArgs
+
+_UNSUPPORTED = ("optimizer", "scheduler")
+
+
+def read_deepspeed_config(path: Path) -> dict[str, Any]:
+    """Raises: ConfigError: the file is absent, no JSON object, or has no ZeRO stage."""
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"training.deepspeed: {path} does not exist; use training_config/deepspeed/"
+            "ds_z3_config.json, or null for DDP"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    stage = config.get("zero_optimization", {}).get("stage") if isinstance(config, dict) else None
+    if stage not in (0, 1, 2, 3):
+        raise ConfigError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (got {stage})")
+    for section in _UNSUPPORTED:
+        if section in config:
+            raise ConfigError(
+                f"{path}: {section}: set learning_rate, optim and lr_scheduler_type in "
+                f"config.yaml's training section instead and remove this section"
+            )
+    return config
+
+
+def fill_deepspeed_config(
+    config: dict[str, Any], path: Path, args: TrainArgs, world_size: int, hidden_size: int
+) -> dict[str, Any]:
+    """The configuration for this run.
+
+    Raises: ConfigError: a value that is not `auto` contradicts the training arguments.
+    """
+    micro = args.per_device_train_batch_size
+    accumulation = args.gradient_accumulation_steps
+    filled = json.loads(json.dumps(config))
+    _agree(filled, path, "train_micro_batch_size_per_gpu", micro, "per_device_train_batch_size")
+    _agree(filled, path, "gradient_accumulation_steps", accumulation, "gradient_accumulation_steps")
+    _agree(
+        filled,
+        path,
+        "train_batch_size",
+        micro * accumulation * world_size,
+        "per_device_train_batch_size x gradient_accumulation_steps x ranks",
+    )
+    _agree(filled, path, "gradient_clipping", args.max_grad_norm, "max_grad_norm")
+    for precision, wanted in (("bf16", args.bf16), ("fp16", False)):
+        section = filled.setdefault(precision, {})
+        _agree(section, path, "enabled", wanted, precision, prefix=f"{precision}.")
+    zero = filled["zero_optimization"]
+    # Transformers' own rules for these three; in elements, not bytes.
+    for key, value in (
+        ("reduce_bucket_size", hidden_size * hidden_size),
+        ("stage3_prefetch_bucket_size", int(0.9 * hidden_size * hidden_size)),
+        ("stage3_param_persistence_threshold", 10 * hidden_size),
+    ):
+        if zero.get(key) == "auto":
+            zero[key] = value
+    if filled["fp16"]["enabled"] is False:
+        del filled["fp16"]  # its loss-scale settings only confuse when it is off
+    if zero["stage"] == 0 and args.bf16:
+        # Stage 0 would update bf16 weights in place and round small updates away. Like plain DDP
+        # it gets fp32 weights, and the forward pass runs under autocast.
+        filled["bf16"]["enabled"] = False
+    filled["zero_allow_untested_optimizer"] = True
+    return filled
+
+
+def offloads_optimizer(config: dict[str, Any]) -> bool:
+    device = (config["zero_optimization"].get("offload_optimizer") or {}).get("device", "none")
+    return device != "none"
+
+
+def _agree(
+    section: dict[str, Any], path: Path, key: str, wanted: Any, source: str, prefix: str = ""
+) -> None:
+    given = section.get(key, "auto")
+    if given != "auto" and given != wanted:
+        raise ConfigError(
+            f"{path}: {prefix}{key} is {given}, but the run needs {wanted} ({source}); "
+            f'write "auto" there'
+        )
+    section[key] = wanted

@@ -1,0 +1,63 @@
+"""What the loop needs of a parallel strategy; one module of this folder per implementation."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.parallel.interface import Distributed
+
+
+class Strategy(Protocol):
+    """Holds model and optimizer. Gradients are *summed* over ranks and micro-steps."""
+
+    name: str
+    num_parameters: int
+    """Parameters of the whole model, whichever part this rank holds."""
+
+    def logits(self, batch: MicroBatch) -> torch.Tensor:
+        """(B, K, V): the logits at `batch.positions`."""
+        ...
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        """Add this micro-step's gradients; ranks meet at the last one of a step."""
+        ...
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update, clear. Returns the global gradient norm before clipping."""
+        ...
+
+    def save_state(self, directory: Path) -> None:
+        """Write what a bit-exact resume needs. Called by all ranks."""
+        ...
+
+    def load_state(self, directory: Path) -> None:
+        """Undo `save_state`. Called by all ranks, right after construction."""
+        ...
+
+    def save_weights(self, directory: Path) -> None:
+        """Write config and safetensors for `from_pretrained`. Called by all ranks."""
+        ...
+
+
+def make_strategy(args: TrainArgs, distributed: Distributed) -> Strategy:
+    """The strategy that the training YAML asks for, with the model loaded and on its device."""
+    if args.deepspeed:
+        from pipeline.trainer.parallel.deepspeed import DeepSpeed
+
+        return DeepSpeed(args, distributed)
+    from pipeline.trainer.parallel.ddp import DataParallel
+
+    return DataParallel(args, distributed)
+
+
+def forward(model: torch.nn.Module, batch: MicroBatch) -> torch.Tensor:
+    """Run any causal LM of transformers; only the labelled positions reach its lm_head."""
+    return model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        use_cache=False,
+        logits_to_keep=batch.positions,
+    ).logits
