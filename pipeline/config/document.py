@@ -55,18 +55,29 @@ class Document:
         return cls(name, builder.value(root, ()), builder.problems, root)
 
     def position(self, path: KeyPath, *, at_key: bool = False) -> Position:
-        """Where the value (or the key) of `path` stands; of its nearest parent if it is absent."""
+        """Where the value (or the key) of `path` stands; of its nearest parent if it is absent.
+
+        A section is placed at its key, not at the first line of its content.
+        """
         node: yaml.Node = self._root
-        mark: yaml.Mark = node.start_mark
+        key = node
         for part in path:
             pair = _child(node, part)
             if pair is None:
-                return _position(mark)
+                return _position(key.start_mark)
             key, node = pair
-            # A section is named by its key line, not by the first line of its content.
-            is_key = isinstance(node, yaml.CollectionNode) or at_key
-            mark = key.start_mark if is_key else node.start_mark
-        return _position(mark)
+        is_key = at_key or isinstance(node, yaml.CollectionNode)
+        return _position(key.start_mark if is_key else node.start_mark)
+
+    def has(self, path: KeyPath) -> bool:
+        """Whether the file holds a value at `path`."""
+        node: yaml.Node = self._root
+        for part in path:
+            pair = _child(node, part)
+            if pair is None:
+                return False
+            node = pair[1]
+        return True
 
 
 def display_name(path: Path) -> str:

@@ -1,7 +1,7 @@
 """config.yaml, read strictly: everything that is wrong with it in one message, with positions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class LoadedConfig:
 
     path: Path
     """Absolute."""
-    source: bytes
+    source: bytes = field(repr=False)
     """The file as it was read: what a run records must not be read a second time."""
     config: Config
     overrides: tuple[str, ...]
@@ -57,7 +57,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         config_model("llamafactory" if engine == "llamafactory" else "native"),
         data,
         known_problems=problems,
-        override_at=lambda key_path: _origin(read, key_path),
+        override_at=lambda key_path: _origin(read, document, key_path),
     )
     return LoadedConfig(
         path=path.absolute(),
@@ -87,10 +87,11 @@ def _apply(texts: Sequence[str], data: dict[str, Any]) -> tuple[list[Override], 
     return read, data
 
 
-def _origin(overrides: list[Override], path: KeyPath) -> str | None:
-    """The last override that set the value at `path` or a section around it."""
+def _origin(overrides: list[Override], document: Document, path: KeyPath) -> str | None:
+    """The last override that set the value at `path`, or a section around it, or made its key."""
     for override in reversed(overrides):
-        if path[: len(override.path)] == override.path:
+        is_made = override.path[: len(path)] == path and not document.has(path)
+        if is_made or path[: len(override.path)] == override.path:
             return str(override)
     return None
 

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from pipeline.config.secrets import SecretReference
-from pipeline.config.strict import StrictModel, Text
+from pipeline.config.strict import EmptyIsNull, StrictModel, Text
 from pipeline.trainer.args import TrainingKeys
 from pipeline.trainer.llamafactory_keys import LLAMAFACTORY_KEYS
 
@@ -86,8 +86,11 @@ class Source(StrictModel):
         return value
 
 
+_FILE_STEM = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
 def _file_stem(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(_FILE_STEM, name):
         raise ValueError(
             "must be a file stem: letters, digits, '.', '_' and '-', "
             f"the first a letter or digit (got {name!r})"
@@ -98,7 +101,11 @@ def _file_stem(name: str) -> str:
 class Conversion(StrictModel):
     """STEP 0: raw trajectories to training data."""
 
-    data_name: Annotated[str, AfterValidator(_file_stem)]
+    data_name: Annotated[
+        str,
+        AfterValidator(_file_stem),
+        WithJsonSchema({"type": "string", "pattern": f"^{_FILE_STEM}$"}),
+    ]
     """File stem of everything STEP 0 writes, and the default dataset name."""
     instance_status: Literal["resolved", "unresolved", "all"] = "resolved"
     """Which trials are kept, by their reward."""
@@ -247,12 +254,12 @@ _Steps = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 _WIDE: Mapping[str, Any] = {
     "stage": str,
     "finetuning_type": str,
-    "deepspeed": str | dict[str, Any] | None,
+    "deepspeed": Annotated[str | dict[str, Any] | None, EmptyIsNull],
     "optim": str,
     "lr_scheduler_type": str,
     "warmup_steps": Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)],
     "fp16": bool,
-    "rope_scaling": str | None,
+    "rope_scaling": Annotated[str | None, EmptyIsNull],
     "flash_attn": str,
     "logging_steps": _Steps,
     "save_strategy": str,

@@ -43,5 +43,8 @@ def _empty_to_null(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_null_to_empty), WithJsonSchema({"type": ["string", "null"]})]
 """Optional text: null means the same as ""."""
 
-OptionalText = Annotated[str | None, BeforeValidator(_empty_to_null)]
+EmptyIsNull = BeforeValidator(_empty_to_null)
+"""Makes "" mean null."""
+
+OptionalText = Annotated[str | None, EmptyIsNull]
 """Text or null: "" means the same as null."""
