@@ -263,7 +263,7 @@ def test_a_wrong_section_is_answered(tmp_path: Path, old: str, new: str, message
         ("a: *x", "config.yaml:1:4: not valid YAML: found undefined alias"),
         ("a: 1\n---\nb: 2", "config.yaml:2:1: a second document starts here"),
         ("a: \x07", "config.yaml:1:4: a character that YAML does not allow (U+0007); remove it"),
-        ("a: &x [*x]", "config.yaml:1:7: a[0]: an alias to a value that contains it; remove it"),
+        ("a: &x [*x]", "config.yaml:1:4: a[0]: an alias to a value that contains it; remove it"),
         ("a: &x\n  <<: *x", "config.yaml:1:1: a: unknown key"),
         ("a: " + "[" * 3000, "config.yaml: nested too deeply to be a config"),
         ("a: " + "9" * 5000, "config.yaml:1:4: a: a number of more than 100 digits"),

@@ -47,19 +47,17 @@ class Span:
             yield from item.walk()
 
 
-def parse_spans(text: str) -> list[Span]:
-    """The root of each document of a text.
+def parse_spans(text: str) -> Span | None:
+    """The root of a text with one document; None if it is empty.
 
     Raises: yaml.YAMLError: not YAML.
     """
     loader = CoreLoader(text)
-    roots: list[Span] = []
     while loader.check_event():
         if isinstance(loader.peek_event(), yaml.NodeEvent):
-            roots.append(_span(loader, text))
-        else:
-            loader.get_event()
-    return roots
+            return _span(loader, text)
+        loader.get_event()
+    return None
 
 
 def _span(loader: CoreLoader, text: str) -> Span:
