@@ -111,8 +111,6 @@ def _wrong_value(place: Place, value: object) -> str:
     assert place.field is not None
     if section_model(place.field):
         return f"must be a section of `key: value` lines (got {shown(value, place.path)})"
-    if value is _ABSENT:
-        return "has an invalid default"
     permitted = allowed(place.field)
     hint = "" if is_secret(place.path) else _hint(permitted, value)
     return f"must be {permitted} (got {shown(value, place.path)}){hint}"

@@ -62,9 +62,9 @@ class Source(StrictModel):
     on the Hugging Face Hub; `local_lf`: LLaMA-Factory JSON on disk. "" and null: harbor_job."""
     scaffold: Literal["auto", "claude-code", "open-code", "openhands-sdk", "terminus2"] = "auto"
     """The agent that wrote the trajectories (harbor_job). `auto`: detected for each trial."""
-    job_dir: Annotated[Text, Field(validate_default=True)] = ""
+    job_dir: Text = ""
     """Directory with one sub-directory per trial (required for harbor_job)."""
-    hf_hub_url: Annotated[Text, Field(validate_default=True)] = ""
+    hf_hub_url: Text = ""
     """Dataset id on the Hub, `org/name` (required for hf_lf)."""
     hf_file_name: Text = ""
     """One JSON file of the dataset. "": the split `hf_split` of the subset `hf_subset`."""
@@ -74,7 +74,7 @@ class Source(StrictModel):
     """Split without `hf_file_name`."""
     hf_revision: Text = "main"
     """Branch, tag or commit of the dataset; the commit it meant is recorded with the run."""
-    lf_path: Annotated[Text, Field(validate_default=True)] = ""
+    lf_path: Text = ""
     """LLaMA-Factory JSON file (required for local_lf)."""
 
     @field_validator(*LOCATION_OF_SOURCE.values())
@@ -162,7 +162,7 @@ class Infrastructure(StrictModel):
     engine: Engine = "native"
     """`native`: the trainer of this project; `llamafactory`: LLaMA-Factory in an environment of its
     own (`llamafactory_python`)."""
-    llamafactory_python: Annotated[Text, Field(validate_default=True)] = ""
+    llamafactory_python: Text = ""
     """Python of the environment that has LLaMA-Factory (required for engine llamafactory)."""
     artifacts_dir: str = Field(default="artifacts", min_length=1)
     """Where everything generated goes, relative to the project root."""
