@@ -25,7 +25,7 @@ def parse_json(data: bytes) -> tuple[Any, bool]:
     """
     try:
         return msgspec.json.decode(data), False
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return parse_json_leniently(data), True
 
 

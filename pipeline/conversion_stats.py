@@ -1,0 +1,114 @@
+"""The numbers beside a data file: `<data>.stats.json`.
+
+    {"count", "n_turns": {"max", "min", "mean", "gte_100"}, "tool_call_errors": {..., "by_scaffold":
+     {...}}, "trials": {"read", "kept", "rejected"}, "rejected": {reason: n}, "log": {what: n}}
+
+`n_turns` and `tool_call_errors` are those of the reference format; means are cut to integers and
+rates rounded to 6 digits as there. A tool error is a result that the client flagged as one.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.convert_trial import ConversationStats, ConvertedTrial
+from pipeline.rejects import Reject
+
+_MANY_TURNS = 100
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts over all trials of a run."""
+
+    num_read: int = 0
+    num_kept: int = 0
+    rejected_trials: Counter[str] = field(default_factory=Counter)
+    """Trials without any conversation, by the reason that stands for each."""
+    num_defective: int = 0
+    """Those of them that were to be converted and could not be."""
+    rejects: list[Reject] = field(default_factory=list)
+    conversations: list[ConversationStats] = field(default_factory=list)
+    log_counts: Counter[str] = field(default_factory=Counter)
+
+    def add_unselected(self, rejects: list[Reject]) -> None:
+        """Trials that were not to be converted."""
+        self.num_read += len(rejects)
+        self.rejects += rejects
+        self.rejected_trials.update(reject.reason.value for reject in rejects)
+
+    def add(self, converted: ConvertedTrial) -> None:
+        """A trial that was to be converted."""
+        self.num_read += 1
+        self.rejects += converted.rejects
+        self.conversations += converted.stats
+        self.log_counts.update(converted.counts)
+        if converted.im_lines:
+            self.num_kept += 1
+            return
+        # A defect says more about the trial than a dropped side call does.
+        defects = [reject for reject in converted.rejects if reject.reason.is_defect]
+        self.rejected_trials[(defects or converted.rejects)[0].reason.value] += 1
+        self.num_defective += bool(defects)
+
+    @property
+    def num_rejected(self) -> int:
+        return self.rejected_trials.total()
+
+    def top_reasons(self) -> str:
+        """`3 side_call, 1 bad_json`: rejected trials, most frequent reason first."""
+        counts = sorted(self.rejected_trials.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{count:,} {reason}" for reason, count in counts)
+
+    def counts(self) -> dict[str, int]:
+        """The totals that a step reports."""
+        return {
+            "read": self.num_read,
+            "kept": self.num_kept,
+            "rejected": self.num_rejected,
+            "conversations": len(self.conversations),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """The content of stats.json."""
+        turns = [item.num_turns for item in self.conversations]
+        return {
+            "count": len(turns),
+            "n_turns": {
+                "max": max(turns, default=0),
+                "min": min(turns, default=0),
+                "mean": sum(turns) // max(len(turns), 1),
+                "gte_100": sum(number >= _MANY_TURNS for number in turns),
+            },
+            "tool_call_errors": _tool_errors(self.conversations)
+            | {
+                "by_scaffold": {
+                    scaffold: _tool_errors(
+                        [c for c in self.conversations if c.scaffold == scaffold]
+                    )
+                    for scaffold in sorted({item.scaffold for item in self.conversations})
+                }
+            },
+            "trials": {
+                "read": self.num_read,
+                "kept": self.num_kept,
+                "rejected": self.num_rejected,
+            },
+            "rejected": dict(sorted(Counter(r.reason.value for r in self.rejects).items())),
+            "log": dict(sorted(self.log_counts.items())),
+        }
+
+
+def _tool_errors(conversations: list[ConversationStats]) -> dict[str, Any]:
+    num_calls = sum(item.num_tool_calls for item in conversations)
+    num_errors = sum(item.num_tool_errors for item in conversations)
+    with_calls = sum(item.num_tool_calls > 0 for item in conversations)
+    with_errors = sum(item.num_tool_errors > 0 for item in conversations)
+    return {
+        "total_tool_calls": num_calls,
+        "error_tool_calls": num_errors,
+        "error_rate": round(num_errors / max(num_calls, 1), 6),
+        "trajectories_with_tool_calls": with_calls,
+        "trajectories_with_error": with_errors,
+        "trajectory_error_rate": round(with_errors / max(with_calls, 1), 6),
+    }

@@ -1,0 +1,97 @@
+"""Why a trial or a conversation is not in the data: every one of them, with a reason code.
+
+A `Reject` is one line of `<data>.rejected.jsonl`:
+
+    {"trial": str, "chain": str, "source_file": str, "line": int | null, "reason": str,
+     "kind": "filtered" | "defect", "message": str}
+
+`filtered` was left out on purpose (by the config or because it is not an agent's work); `defect`
+cannot be trained on, and too many defects stop the run.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class RejectReason(StrEnum):
+    """One word per cause, for counting. The groups below decide the kind."""
+
+    # Left out on purpose.
+    OTHER_STATUS = "other_status"
+    NO_REWARD = "no_reward"
+    EXCLUDED_REPO = "excluded_repo"
+    NOT_SAMPLED = "not_sampled"
+    WARMUP = "warmup"
+    TITLE_CALL = "title_call"
+    SIDE_CALL = "side_call"
+    # The raw file.
+    MISSING_TRAJECTORY = "missing_trajectory"
+    UNKNOWN_SCAFFOLD = "unknown_scaffold"
+    BAD_JSON = "bad_json"
+    BAD_RECORD = "bad_record"
+    NO_CALLS = "no_calls"
+    # The conversation.
+    FIRST_TURN_NOT_USER = "first_turn_not_user"
+    CONSECUTIVE_ASSISTANTS = "consecutive_assistants"
+    SYSTEM_IN_MIDDLE = "system_in_middle"
+    EMPTY_ASSISTANT = "empty_assistant"
+    UNANSWERED_TOOL_CALL = "unanswered_tool_call"
+    ORPHAN_TOOL_RESULT = "orphan_tool_result"
+    BAD_ARGUMENTS = "bad_arguments"
+    BAD_TOOLS = "bad_tools"
+    UNSUPPORTED_CONTENT = "unsupported_content"
+    STRUCTURAL_TOKEN = "structural_token"
+    LONE_SURROGATE = "lone_surrogate"
+    CONTEXT_SUMMARIZATION = "context_summarization"
+    NOTHING_TO_TRAIN = "nothing_to_train"
+
+    @property
+    def is_defect(self) -> bool:
+        return self not in _FILTERED
+
+
+_FILTERED = frozenset(
+    {
+        RejectReason.OTHER_STATUS,
+        RejectReason.NO_REWARD,
+        RejectReason.EXCLUDED_REPO,
+        RejectReason.NOT_SAMPLED,
+        RejectReason.WARMUP,
+        RejectReason.TITLE_CALL,
+        RejectReason.SIDE_CALL,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """What is wrong with one conversation, and where in it."""
+
+    reason: RejectReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One trial (`chain` is "") or one conversation that was not kept."""
+
+    trial: str
+    reason: RejectReason
+    message: str
+    source_file: str = ""
+    """Relative to the job directory."""
+    chain: str = ""
+    line: int | None = None
+    """1-based line of the raw file, when it has lines."""
+
+    def to_record(self) -> dict[str, Any]:
+        return {
+            "trial": self.trial,
+            "chain": self.chain,
+            "source_file": self.source_file,
+            "line": self.line,
+            "reason": self.reason.value,
+            "kind": "defect" if self.reason.is_defect else "filtered",
+            "message": self.message,
+        }

@@ -1,0 +1,25 @@
+"""Claude Code behind a logging proxy: Anthropic-style history, reminders beside tool results.
+
+Its system prompt carries a billing hash that is new in every call (`cch=<hex>;`). Small calls
+that name the session or its topic are made beside the agent's.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pipeline.scaffolds import proxy_log
+from pipeline.scaffolds.parsed import Parsed
+
+_CLIENT = proxy_log.Client(
+    title_marks=("new conversation topic", "word title", "summarize this coding conversation"),
+    volatile=re.compile(r"cch=[0-9a-fA-F]+;"),
+)
+
+
+def parse(lines: Iterable[bytes], siblings: Sequence[str]) -> Parsed:
+    """litellm-trajectory.jsonl -> conversations."""
+    return proxy_log.parse(lines, _CLIENT)
+
+
+def wrote(system: str, tool_names: list[str]) -> bool:
+    return "claude code" in system[:500].lower() or "claude agent sdk" in system[:500].lower()

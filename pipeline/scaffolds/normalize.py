@@ -1,0 +1,188 @@
+"""One message of a provider API -> canonical messages, whatever dialect it is written in.
+
+Proxy logs mix the Anthropic form (content blocks thinking/text/tool_use/tool_result) and the
+OpenAI form (tool_calls, role tool, reasoning_content), sometimes inside one message. What does
+not matter to the model (cache_control, signature) is dropped; what we cannot express becomes a
+`Defect` on the message, so that only the conversations that hold it are refused.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.rejects import Defect, RejectReason
+from pipeline.trajectory import Message, ToolCall
+
+# How vLLM joins the text parts of one message for templates that take strings.
+PART_SEPARATOR = "\n"
+IMAGE_PLACEHOLDER = "[image]"
+_IMAGE_TYPES = frozenset({"image", "image_url", "input_image"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """A canonical message together with what identifies it inside a log."""
+
+    message: Message
+    keys: tuple[bytes, ...]
+    """Digests; two turns at the same place are the same if they share one. Reasoning does not
+    count: clients drop or alter it when they send a turn back."""
+    defect: Defect | None = None
+
+
+def normalize_message(value: Any, counts: Counter[str]) -> list[Turn]:
+    """The canonical turns of one raw message: results first, then the text that came with them.
+
+    A user message that holds nothing is no turn at all. `counts` gains images and
+    redacted_thinking.
+    """
+    role = value.get("role") if isinstance(value, dict) else None
+    if role in ("system", "developer"):
+        content, defect = _text(value.get("content"), counts)
+        return [_turn(Message("system", content), defect)]
+    if role == "assistant":
+        return [normalize_assistant(value, counts)]
+    if role == "tool":
+        content, defect = _text(value.get("content"), counts)
+        identity = str(value.get("tool_call_id") or "")
+        return [_turn(Message("tool", content, tool_call_id=identity), defect)]
+    if role == "user":
+        return _normalize_user(value.get("content"), counts)
+    return [_turn(Message("user", ""), _unsupported(f"role {role!r}"))]
+
+
+def _unsupported(what: str) -> Defect:
+    return Defect(RejectReason.UNSUPPORTED_CONTENT, f"cannot represent {what}")
+
+
+def _blocks(content: Any) -> list[dict[str, Any]]:
+    """Content of any shape as a list of blocks; a plain string is one text block."""
+    if content is None:
+        return []
+    blocks = content if isinstance(content, list) else [content]
+    return [b if isinstance(b, dict) else {"type": "text", "text": b} for b in blocks]
+
+
+def _text(content: Any, counts: Counter[str]) -> tuple[str, Defect | None]:
+    """All text of a content value, images as placeholders."""
+    parts: list[str] = []
+    for block in _blocks(content):
+        part, defect = _block_text(block, counts)
+        if defect:
+            return "", defect
+        parts.append(part)
+    return PART_SEPARATOR.join(parts), None
+
+
+def _block_text(block: dict[str, Any], counts: Counter[str]) -> tuple[str, Defect | None]:
+    kind = block.get("type")
+    if kind in ("text", "input_text", "output_text") and isinstance(block.get("text"), str):
+        return block["text"], None
+    if kind in _IMAGE_TYPES:
+        counts["images"] += 1
+        return IMAGE_PLACEHOLDER, None
+    return "", _unsupported(f"a content block of type {kind!r}")
+
+
+def _normalize_user(content: Any, counts: Counter[str]) -> list[Turn]:
+    results: list[Turn] = []
+    texts: list[str] = []
+    for block in _blocks(content):
+        if block.get("type") == "tool_result":
+            text, defect = _text(block.get("content"), counts)
+            message = Message(
+                "tool",
+                text,
+                tool_call_id=str(block.get("tool_use_id") or ""),
+                is_error=block.get("is_error") is True,
+            )
+            results.append(_turn(message, defect))
+            continue
+        text, defect = _block_text(block, counts)
+        if defect:
+            return [_turn(Message("user", ""), defect)]
+        if text.strip():
+            texts.append(text)
+    if texts:
+        results.append(_turn(Message("user", PART_SEPARATOR.join(texts))))
+    return results
+
+
+def normalize_assistant(value: dict[str, Any], counts: Counter[str]) -> Turn:
+    """An assistant message of a request, or the message of a response."""
+    thoughts: list[str] = []
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    defect: Defect | None = None
+    for block in [*_blocks(value.get("thinking_blocks")), *_blocks(value.get("content"))]:
+        kind = block.get("type")
+        if kind == "thinking":
+            thoughts.append(str(block.get("thinking") or ""))
+        elif kind == "redacted_thinking":
+            counts["redacted_thinking"] += 1
+        elif kind == "tool_use":
+            calls.append(_call(block.get("id"), block.get("name"), block.get("input")))
+        else:
+            text, block_defect = _block_text(block, counts)
+            defect = defect or block_defect
+            texts.append(text)
+    known = {call.id for call in calls}
+    for raw in value.get("tool_calls") or []:
+        function = raw.get("function") or {} if isinstance(raw, dict) else {}
+        call = _call(raw.get("id"), function.get("name"), function.get("arguments"))
+        if not call.id or call.id not in known:  # LiteLLM may hold one call in both forms
+            calls.append(call)
+    if value.get("function_call"):
+        defect = defect or _unsupported("function_call, the predecessor of tool_calls")
+    reasoning = value.get("reasoning_content") or value.get("reasoning")
+    if not isinstance(reasoning, str):
+        # thinking_blocks and content may repeat the same thought.
+        reasoning = "\n\n".join(dict.fromkeys(text for text in thoughts if text))
+    content = PART_SEPARATOR.join(text for text in texts if text)
+    if not reasoning:
+        reasoning, content = split_think(content)
+    return _turn(Message("assistant", content, reasoning, calls), defect)
+
+
+def split_think(content: str) -> tuple[str, str]:
+    """(reasoning, rest) of a text that starts with a think block, as servers without a reasoning
+    parser return it; ("", content) for any other text."""
+    if content.lstrip().startswith("<think>") and "</think>" in content:
+        thought, _, rest = content.lstrip().removeprefix("<think>").partition("</think>")
+        return thought.strip("\n"), rest.lstrip("\n")
+    return "", content
+
+
+def _call(identity: Any, name: Any, arguments: Any) -> ToolCall:
+    if arguments is None or arguments == "":
+        arguments = "{}"
+    if not isinstance(arguments, str):  # Anthropic logs the parsed object: its text is lost
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return ToolCall(str(identity or ""), str(name or ""), arguments)
+
+
+def _turn(message: Message, defect: Defect | None = None) -> Turn:
+    if message.role != "assistant":
+        key = _digest([message.role, message.content, message.tool_call_id, message.is_error])
+        return Turn(message, (key,), defect)
+    calls = [[call.name, _comparable(call.arguments)] for call in message.tool_calls]
+    keys = [_digest(["assistant", message.content.strip(), calls])]
+    if calls and all(call.id for call in message.tool_calls):
+        # Clients trim or drop the text beside calls, but the ids prove that it is the same turn.
+        keys.append(_digest(["calls", [call.id for call in message.tool_calls], calls]))
+    return Turn(message, tuple(keys), defect)
+
+
+def _comparable(arguments: str) -> str:
+    """Arguments without the spacing and key order that a client may change."""
+    try:
+        return json.dumps(json.loads(arguments), sort_keys=True)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _digest(value: Any) -> bytes:
+    data = json.dumps(value).encode()  # ASCII, so that lone surrogates pass
+    return hashlib.blake2b(data, digest_size=16).digest()

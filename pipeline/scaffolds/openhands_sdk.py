@@ -1,0 +1,23 @@
+"""OpenHands SDK behind a logging proxy: content as text blocks, tools by OpenAI calls.
+
+The client sends reasoning back only for some models; it is restored from the responses.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from pipeline.scaffolds import proxy_log
+from pipeline.scaffolds.parsed import Parsed
+
+_CLIENT = proxy_log.Client()
+_TOOL_NAMES = frozenset({"terminal", "file_editor", "task_tracker", "finish", "think"})
+
+
+def parse(lines: Iterable[bytes], siblings: Sequence[str]) -> Parsed:
+    """litellm-trajectory.jsonl -> conversations."""
+    return proxy_log.parse(lines, _CLIENT)
+
+
+def wrote(system: str, tool_names: list[str]) -> bool:
+    return "openhands" in system[:500].lower() or bool(
+        tool_names and _TOOL_NAMES.issuperset(tool_names)
+    )

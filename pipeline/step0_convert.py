@@ -1,0 +1,283 @@
+"""STEP 0: a Harbor job directory -> IM JSONL and LLaMA-Factory JSON.
+
+Writes <data>.jsonl (IM) and <data>.json (examples, same order), and beside the latter
+
+    <data>.rejected.jsonl   every trial and conversation that is not in the data, with its reason
+    <data>.stats.json       counts
+    <data>.manifest.json    what the data was made of
+
+Laws: trials read = kept + rejected; the files appear together, the manifest last; the same input,
+options and code write the same bytes; an unchanged run is skipped.
+"""
+
+import contextlib
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import harbor
+from pipeline.conversion_stats import Tally
+from pipeline.convert_trial import ConvertedTrial, agent_files, convert_trial
+from pipeline.errors import DataError
+from pipeline.files import atomic_open, sha256_file, write_bytes, write_json
+from pipeline.harbor import InstanceStatus, Selection
+from pipeline.jsonl import encode_json, parse_json
+from pipeline.lf_file import LfSummary, RowWriter, sample_rows, validate_lf
+from pipeline.manifest import FileState, Manifest, code_version
+from pipeline.progress import Progress
+from pipeline.quality.repos import parse_repos, repo_matcher
+from pipeline.rejects import Reject
+from pipeline.sharegpt import LfFormat
+from pipeline.step_report import StepReport
+from pipeline.workers import map_in_order
+
+__all__ = [
+    "ConvertOptions",
+    "LfSummary",
+    "Peek",
+    "convert",
+    "peek",
+    "sample_rows",
+    "stale_reason",
+    "validate_lf",
+]
+
+_PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """`source` and `conversion` of config.yaml, as far as they concern this step."""
+
+    scaffold: str
+    """A key of `scaffolds.SCAFFOLDS`, or "auto": found out for each trial."""
+    instance_status: InstanceStatus
+    max_instances: int
+    """Cap on trials, drawn with `seed`. 0: all."""
+    seed: int
+    exclude_repos_file: Path | None
+    max_reject_fraction: float
+    """Largest acceptable share of the selected trials that turn out unusable."""
+    num_workers: int
+    """0: one per core. Does not change what is written."""
+    lf_format: LfFormat = "structured"
+
+
+@dataclass(frozen=True)
+class Peek:
+    """What `peek` saw."""
+
+    num_trials: int
+    num_selected: int
+    num_converted: int
+    """Trials that were looked into; at most the limit."""
+    scaffolds: Counter[str]
+    """Of the trials looked into."""
+    rows: list[dict[str, Any]]
+    """LLaMA-Factory examples."""
+    rejects: list[Reject]
+    """Of the trials looked into."""
+    notes: list[str]
+
+
+def convert(
+    job_dir: Path,
+    im_file: Path,
+    lf_file: Path,
+    options: ConvertOptions,
+    progress: Progress | None = None,
+) -> StepReport:
+    """Convert a job, or skip it if the outputs are what it would write.
+
+    Memory is bounded by the largest trial, times a few per worker.
+
+    Raises: DataError: no trials, nothing kept, or more than `max_reject_fraction` unusable (then
+        `<data>.rejected.jsonl` is written, and nothing else); a worker died.
+    """
+    outputs = _outputs(im_file, lf_file)
+    manifest_file = _sidecar(lf_file, "manifest.json")
+    reason = stale_reason(job_dir, im_file, lf_file, options)
+    earlier = Manifest.read(manifest_file)
+    if reason is None and earlier is not None:
+        why = "input, options and code are unchanged"
+        summary = _summary(earlier.counts, "")
+        return StepReport(0, summary, True, why, earlier.counts, outputs)
+    manifest_file.unlink(missing_ok=True)
+    # Taken before anything is read: a file that changes meanwhile will not look current.
+    states = _input_states(job_dir)
+    selection = _select(job_dir, options)
+    tally = Tally()
+    tally.add_unselected(selection.rejects)
+    with contextlib.ExitStack() as stack:
+        im = stack.enter_context(atomic_open(im_file))
+        lf = stack.enter_context(atomic_open(lf_file))
+        results = stack.enter_context(_converted(selection, options))
+        writer = RowWriter(lf)
+        for number, converted in enumerate(results, 1):
+            tally.add(converted)
+            for im_line, lf_row in zip(converted.im_lines, converted.lf_rows, strict=True):
+                im.write(im_line + b"\n")
+                writer.write(lf_row)
+            if state := states.get(converted.source_file):
+                states[converted.source_file] = replace(state, sha256=converted.source_sha256)
+            if progress:
+                progress.update(number, len(selection.trials))
+        writer.close()
+        assert tally.num_read == tally.num_kept + tally.num_rejected
+        lines = (encode_json(reject.to_record()) + b"\n" for reject in tally.rejects)
+        write_bytes(outputs["rejected.jsonl"], b"".join(lines))
+        _check_yield(tally, len(selection.trials), job_dir, outputs["rejected.jsonl"], options)
+    write_json(outputs["stats.json"], tally.record())
+    states_out = {
+        name: FileState.of(path, sha256_file(path)) for name, path in sorted(outputs.items())
+    }
+    Manifest(_fingerprint(options), _code(), states, states_out, tally.counts()).write(
+        manifest_file
+    )
+    return StepReport(
+        step=0,
+        summary=_summary(tally.counts(), tally.top_reasons()),
+        reason=reason or "",
+        counts=tally.counts(),
+        outputs=outputs,
+        notes=tuple(selection.notes),
+    )
+
+
+def stale_reason(
+    job_dir: Path, im_file: Path, lf_file: Path, options: ConvertOptions
+) -> str | None:
+    """Why `convert` would have to run; None: it would skip. Changes nothing.
+
+    Raises: DataError: the job directory is missing or holds no trial.
+    """
+    inputs = _input_files(job_dir)
+    manifest = Manifest.read(_sidecar(lf_file, "manifest.json"))
+    if manifest is None:
+        return "there is no finished conversion"
+    outputs = _outputs(im_file, lf_file)
+    return manifest.difference(_fingerprint(options), _code(), inputs, outputs)
+
+
+def peek(job_dir: Path, options: ConvertOptions, limit: int) -> Peek:
+    """Convert the first `limit` selected trials in memory. Writes nothing.
+
+    Raises: DataError: the job directory is missing or holds no trial.
+    """
+    selection = _select(job_dir, options)
+    converted = [convert_trial(trial, options.scaffold) for trial in selection.trials[:limit]]
+    return Peek(
+        num_trials=len(selection.trials) + len(selection.rejects),
+        num_selected=len(selection.trials),
+        num_converted=len(converted),
+        scaffolds=Counter(item.scaffold for item in converted if item.scaffold),
+        rows=[parse_json(row)[0] for item in converted for row in item.lf_rows],
+        rejects=[reject for item in converted for reject in item.rejects],
+        notes=selection.notes,
+    )
+
+
+def _outputs(im_file: Path, lf_file: Path) -> dict[str, Path]:
+    sidecars = {name: _sidecar(lf_file, name) for name in ("rejected.jsonl", "stats.json")}
+    return {"im": im_file, "lf": lf_file} | sidecars
+
+
+def _sidecar(lf_file: Path, suffix: str) -> Path:
+    return lf_file.with_name(f"{lf_file.name.removesuffix('.json')}.{suffix}")
+
+
+def _converted(
+    selection: Selection, options: ConvertOptions
+) -> contextlib.AbstractContextManager[Iterator[ConvertedTrial]]:
+    work = functools.partial(convert_trial, scaffold_name=options.scaffold)
+    return map_in_order(
+        work, selection.trials, options.num_workers, lambda trial: str(trial.directory)
+    )
+
+
+def _select(job_dir: Path, options: ConvertOptions) -> Selection:
+    repos = []
+    if options.exclude_repos_file:
+        repos = _read_repos(options.exclude_repos_file)
+    return harbor.select(
+        harbor.read_job(job_dir),
+        options.instance_status,
+        repo_matcher(repos),
+        options.max_instances,
+        options.seed,
+    )
+
+
+def _read_repos(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); "
+            'set runtime_info.input.conversion.exclude_repos_file to a list, or to "" for none'
+        ) from None
+    return parse_repos(text, str(path))
+
+
+def _input_files(job_dir: Path) -> dict[str, Path]:
+    """Name relative to the job -> path, of every file that may change the outputs."""
+    paths = [path for path in [job_dir / "result.json"] if path.is_file()]
+    for directory in harbor.trial_directories(job_dir):
+        paths += harbor.input_files(directory) + agent_files(directory)
+    return {path.relative_to(job_dir).as_posix(): path for path in paths}
+
+
+def _input_states(job_dir: Path) -> dict[str, FileState]:
+    # Trajectories are hashed by the worker that reads them, and only those that are read.
+    return {
+        name: FileState.of(path, None if path.parent.name == "agent" else sha256_file(path))
+        for name, path in _input_files(job_dir).items()
+    }
+
+
+def _fingerprint(options: ConvertOptions) -> dict[str, Any]:
+    """The options that decide what is written."""
+    repos = options.exclude_repos_file
+    return {
+        "scaffold": options.scaffold,
+        "instance_status": options.instance_status,
+        "max_instances": options.max_instances,
+        "seed": options.seed,
+        "exclude_repos": sorted(_read_repos(repos)) if repos else [],
+        "max_reject_fraction": options.max_reject_fraction,
+        "lf_format": options.lf_format,
+    }
+
+
+@functools.cache
+def _code() -> str:
+    """The version of everything that decides what is written."""
+    names = ("convert_trial", "harbor", "jsonl", "rejects", "sharegpt", "trajectory")
+    rooms = [*_PACKAGE.glob("scaffolds/*.py"), *_PACKAGE.glob("quality/*.py")]
+    return code_version([*(_PACKAGE / f"{name}.py" for name in names), *rooms, Path(__file__)])
+
+
+def _check_yield(
+    tally: Tally, num_selected: int, job_dir: Path, rejected_file: Path, options: ConvertOptions
+) -> None:
+    limit = options.max_reject_fraction
+    if tally.num_kept and tally.num_defective <= limit * num_selected:
+        return
+    what = f"{tally.num_defective:,} of {num_selected:,} selected trials cannot be used"
+    if tally.num_kept == 0:
+        what = f"none of {tally.num_read:,} trials was kept"
+    raise DataError(
+        f"{job_dir}: {what} ({tally.top_reasons()}; max_reject_fraction {limit:g}); "
+        f"see {rejected_file}"
+    )
+
+
+def _summary(counts: Mapping[str, int], reasons: str) -> str:
+    rejected = f"{counts['rejected']:,} rejected" + (f" ({reasons})" if reasons else "")
+    return (
+        f"{counts['read']:,} trials read, {counts['kept']:,} kept as "
+        f"{counts['conversations']:,} conversations, {rejected}"
+    )
