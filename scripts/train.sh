@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Installs what is missing, then does the run without dry run and archive.
+# Options and key=value overrides: `bash scripts/train.sh --help`. SFT_CONFIG selects another config.
+set -euo pipefail
+
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# One process from here to the end, so that a signal reaches whatever is running.
+exec bash "$root/scripts/install.sh" "$root/.venv/bin/sft" train "$@"
