@@ -26,48 +26,49 @@ class Step:
 
 
 _PLANS = (
-    ("run", "read", "edit", "run"),
-    ("look", "read", "edit", "run", "diff"),
-    ("read", "edit", "run"),
-    ("look", "run", "read", "edit", "run", "diff"),
-    ("run+read", "edit", "run"),
+    ("reproduce", "read", "edit", "verify"),
+    ("look", "read", "edit", "verify"),
+    ("read", "edit"),
+    ("look", "reproduce", "read", "edit", "verify", "diff"),
+    ("reproduce and read", "edit", "verify"),
 )
 
 
 def work(bug: Bug, variant: int) -> list[Step]:
     """The steps of one run; `variant` chooses how thorough the agent is."""
-    run_failing = ("run", bug.test, bug.failure)
+    listing = f"{bug.path}\n{bug.path.replace('/', '/test_')}\nREADME.md"
+    reproduce = ("run", bug.test, bug.failure)
     read = ("read", bug.path, bug.source)
-    has_run = False
-    steps: list[Step] = []
-    for kind in _PLANS[variant % len(_PLANS)]:
-        if kind == "look":
-            listing = f"{bug.path}\n{bug.path.replace('/', '/test_')}\nREADME.md"
-            thought = f"The issue points at {bug.path.split('/')[0]}. First I look at the files."
-            steps.append(Step(thought, "", (("run", "git ls-files | head", listing),)))
-        elif kind in ("run", "run+read") and not has_run:
-            has_run = True
-            extra = (read,) if kind == "run+read" else ()
-            thought = "Before I change anything I want to see the failure with my own eyes."
-            steps.append(Step(thought, "Let me reproduce it.", (run_failing, *extra)))
-        elif kind == "run":
-            thought = "The change is small. The same tests must pass now."
-            steps.append(Step(thought, "", (("run", bug.test, bug.success),)))
-        elif kind == "read":
-            has_run = has_run or variant % len(_PLANS) in (1, 2)
-            thought = f"So {bug.symptom}. The code is in {bug.path}."
-            steps.append(Step(thought, "Now the source.", (read,)))
-        elif kind == "edit":
-            thought = f"I see: {bug.cause}. One line has to change."
-            edit = ("edit", bug.path, bug.before, bug.after)
-            steps.append(Step(thought, f"The cause: {bug.cause}.", (edit,)))
-        else:
-            diff = f"-{bug.before}+{bug.after}"
-            thought = "A last look at the diff, so that nothing else slipped in."
-            steps.append(Step(thought, "", (("run", "git diff -U0", diff),)))
-    done = f"Fixed: {bug.cause}. I changed one line in {bug.path}, and the tests pass."
-    steps.append(Step("Tests pass and the diff is minimal, so I can finish.", done))
-    return steps
+    doubt = "Before I change anything I want to see the failure with my own eyes."
+    known = {
+        "look": Step(
+            f"The issue points at {bug.path.split('/')[0]}. First I look at the files.",
+            "",
+            (("run", "git ls-files | head", listing),),
+        ),
+        "reproduce": Step(doubt, "Let me reproduce it.", (reproduce,)),
+        "reproduce and read": Step(doubt, "Let me reproduce it.", (reproduce, read)),
+        "read": Step(f"So {bug.symptom}. The code is in {bug.path}.", "Now the source.", (read,)),
+        "edit": Step(
+            f"I see: {bug.cause}. One line has to change.",
+            f"The cause: {bug.cause}.",
+            (("edit", bug.path, bug.before, bug.after),),
+        ),
+        "verify": Step(
+            "The change is small. The same tests must pass now.",
+            "",
+            (("run", bug.test, bug.success),),
+        ),
+        "diff": Step(
+            "A last look at the diff, so that nothing else slipped in.",
+            "",
+            (("run", "git diff -U0", f"-{bug.before}+{bug.after}"),),
+        ),
+    }
+    plan = _PLANS[variant % len(_PLANS)]
+    proof = "The tests pass." if "verify" in plan else "I did not run the tests."
+    last = f"Fixed: {bug.cause}. I changed one line in {bug.path}. {proof}"
+    return [*(known[kind] for kind in plan), Step(f"Nothing is left to do. {proof}", last)]
 
 
 def _tool(name: str, description: str, *parameters: str) -> Json:
@@ -83,8 +84,11 @@ def _openai(tools: list[Json]) -> list[Json]:
     return [{"type": "function", "function": tool} for tool in tools]
 
 
-def _lines(records: list[Json]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+def lines(records: list[Json]) -> str:
+    """The records as a proxy's log: JSON, one per line."""
+    return "".join(
+        json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n" for record in records
+    )
 
 
 _CLAUDE_TOOLS = [
@@ -95,7 +99,10 @@ _CLAUDE_TOOLS = [
 
 
 def claude_code(bug: Bug, variant: int) -> str:
-    """Anthropic dialect: every call twice, a warm-up call, thinking dropped from the history."""
+    """Anthropic dialect: a warm-up call, thinking dropped from the history, text beside results.
+
+    With even variants the proxy's two hooks have both logged every call.
+    """
     system = [
         {"type": "text", "text": "You are Claude Code, an agent for the command line."},
         {"type": "text", "text": "Work in /testbed. Fix what the user reports, then stop."},
@@ -131,7 +138,7 @@ def claude_code(bug: Bug, variant: int) -> str:
         messages.append({"role": "user", "content": results})
     records = []
     for number, (history, call_tools, blocks) in enumerate(calls):
-        for copy in range(2):
+        for copy in range(1 + (variant + 1) % 2):
             body = {"messages": history, "system": system, "tools": call_tools, "model": MODEL}
             records.append(
                 {
@@ -142,7 +149,7 @@ def claude_code(bug: Bug, variant: int) -> str:
                     "response_body": {"content": blocks},
                 }
             )
-    return _lines(records)
+    return lines(records)
 
 
 def _claude_call(action: tuple[str, ...]) -> tuple[str, Json, str]:
@@ -180,7 +187,7 @@ def _openai_call(identity: str, name: str, arguments: Json) -> Json:
 
 _OPEN_CODE_TOOLS = _openai(
     [
-        _tool("bash", "Run a command in the project.", "command"),
+        _tool("bash", "Run a command.", "command"),
         _tool("read", "Show a file.", "filePath"),
         _tool("edit", "Replace a string in a file.", "filePath", "oldString", "newString"),
     ]
@@ -214,7 +221,7 @@ def open_code(bug: Bug, variant: int) -> str:
         thinking = answer | {"reasoning_content": step.reasoning}
         records.append(_openai_record(number, list(messages), _OPEN_CODE_TOOLS, thinking))
         messages += [answer, *results]
-    return _lines(records)
+    return lines(records)
 
 
 def _open_code_call(action: tuple[str, ...]) -> tuple[str, Json, str]:
@@ -268,7 +275,7 @@ def openhands_sdk(bug: Bug, variant: int) -> str:
         messages += [answer, *results]
     failed = records[1] | {"success": False, "failure": {"error_type": "RateLimitError"}}
     failed["response_body"] = {"choices": [], "error": "rate limit"}
-    return _lines([records[0], failed, *records[1:]])
+    return lines([records[0], failed, *records[1:]])
 
 
 def _text(text: str) -> Json:
@@ -318,12 +325,12 @@ def terminus2(bug: Bug, variant: int) -> str:
 
 
 def _append_agent_step(steps: list[Json], step: Step, calls: list[Json], screen: str) -> None:
+    plan = "Run the next command." if calls else "Finish."
     if not calls:
         calls = [{"function_name": "mark_task_complete", "arguments": {}}]
         screen = "Are you sure you want to mark the task as complete?"
     for number, call in enumerate(calls):
         call["tool_call_id"] = f"call_{len(steps)}_{number}"
-    plan = "Run the next command." if screen else "Finish."
     steps.append(
         {
             "step_id": len(steps) + 1,

@@ -61,7 +61,7 @@ def _damage(agent: str, index: int, text: str) -> str | None:
         for record in records[2:]:
             messages = record["request_body"]["messages"]
             record["request_body"]["messages"] = [m for m in messages if m["role"] != "tool"]
-        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        return agents.lines(records)
     if (agent, index) == ("openhands-sdk", 1):
         return None
     if (agent, index) == ("terminus-2", 4):  # the context was summarised half-way
