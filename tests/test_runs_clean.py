@@ -6,6 +6,7 @@ Run: pytest tests/test_runs_clean.py
 from collections.abc import Iterable
 from pathlib import Path
 
+import filelock
 import pytest
 import yaml
 
@@ -79,7 +80,10 @@ def test_artifacts_go_but_strangers_stay_and_are_named(root: Path) -> None:
     planned = plan(root, artifacts=True)
     assert names(root, planned.kept_because) == ["artifacts/thesis.tex"]
     apply(planned)
-    assert names(root, (root / "artifacts").glob("[!.]*")) == ["artifacts/thesis.tex"]
+    assert names(root, (root / "artifacts").iterdir()) == [
+        "artifacts/locks",
+        "artifacts/thesis.tex",
+    ]
 
 
 def test_repo_cache_alone(root: Path) -> None:
@@ -120,6 +124,15 @@ def test_lock_without_an_index_entry_protects_too(root: Path) -> None:
         assert names(root, plan(root, repo_cache=True).paths) == []
     assert planned.kept_because[output_dir] == "in use by train (live)"
     assert root / "artifacts" / "model" / "team" not in planned.paths
+
+
+def test_data_that_is_being_prepared_stays(root: Path) -> None:
+    locks = root / "artifacts" / "locks"
+    locks.mkdir()
+    with filelock.FileLock(locks / "data-demo.lock"):
+        planned = plan(root, artifacts=True)
+    assert planned.kept_because[root / "artifacts/data"] == "in use by the preparation of demo"
+    assert root / "artifacts/data" in plan(root, artifacts=True).paths
 
 
 def test_run_that_starts_after_planning_stops_the_removal(root: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
 from pipeline.errors import PipelineError
@@ -22,6 +23,7 @@ GENERATED = (
     "archives",
     "cache",
     "data",
+    "locks",
     "logs",
     "model",
     "tensorboard",
@@ -112,14 +114,25 @@ def _refuse_foreign(root: Path, artifacts: Path) -> None:
 
 
 def _live_runs(artifacts: Path) -> dict[str, dict[str, Any]]:
-    """Index entries of the runs that may be alive, by label; empty entries for bare locks."""
+    """Index entries of the runs that may be alive, by label; nearly empty ones for bare locks."""
     live = {str(run.get("id")): run for run in index.running(artifacts)}
     known = {run.get("output_dir") for run in live.values()}
     for lock in (artifacts / "model").rglob("*.lock"):
         output_dir = lock.with_suffix("")
         if str(output_dir) not in known and (owner := live_owner(output_dir)):
             live[f"{owner.run_label} ({output_dir.name})"] = {"output_dir": str(output_dir)}
+    for lock in (artifacts / "locks").glob("data-*.lock"):
+        if _is_held(lock):
+            live[f"the preparation of {lock.stem.removeprefix('data-')}"] = {}
     return live
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
 
 
 def _used_by(live: dict[str, dict[str, Any]]) -> str:
@@ -138,7 +151,7 @@ def _plan_artifacts(
     in_use = {path for run in live.values() for path in _files_of(artifacts, root, run)}
     for path in sorted(artifacts.iterdir()):
         if path not in generated:
-            if path.name != ".index.yaml.guard":
+            if path.name != "locks":  # empty files, and removing one would split who waits for it
                 kept[path] = "not written by this system"
         elif not live:
             paths.append(path)
@@ -151,10 +164,11 @@ def _plan_artifacts(
 
 def _files_of(artifacts: Path, root: Path, run: dict[str, Any]) -> Iterator[Path]:
     """What one live run reads and writes among the models and training configs."""
-    output_dir = Path(run["output_dir"]).resolve()
-    yield output_dir
-    yield output_dir.with_name(output_dir.name + ".lock")
-    yield output_dir.with_name(f".{output_dir.name}.lock.guard")
+    if "output_dir" in run:
+        output_dir = Path(run["output_dir"]).resolve()
+        yield output_dir
+        yield output_dir.with_name(output_dir.name + ".lock")
+        yield output_dir.with_name(f".{output_dir.name}.lock.guard")
     if "run_name" in run:
         yield artifacts / "training_config" / f"{run['run_name']}.yaml"
     # It may start from, or resume from, the result of another run.

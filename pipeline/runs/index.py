@@ -4,7 +4,8 @@
     - {id: run_007, config: ..., run_name: ..., started_at: ..., completed_at: null,
        status: running, exit_code: null, archive: archives/run_007, output_dir: ..., notes: ""}
 
-Every change happens under a guard lock and replaces the file whole. Keys of other writers stay.
+Every change happens under a guard lock and replaces the file whole. Keys that other writers gave
+an entry stay.
 """
 
 import datetime
@@ -127,8 +128,9 @@ def running(artifacts: Path) -> list[dict[str, Any]]:
 @contextmanager
 def guard(artifacts: Path) -> Iterator[None]:
     """Be the only process that changes the index."""
-    artifacts.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(artifacts / ".index.yaml.guard", timeout=GUARD_TIMEOUT_SECONDS):
+    locks = artifacts / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(locks / "index.lock", timeout=GUARD_TIMEOUT_SECONDS):
         yield
 
 
