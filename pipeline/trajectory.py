@@ -72,7 +72,7 @@ class Provenance:
     """The task; several trials may share it."""
     trial_id: str = ""
     chain_id: str = ""
-    """Which conversation of the trial: main, then chain-1, chain-2 ... by descending length."""
+    """Which conversation of the trial: chain-0, chain-1 ... by descending length."""
     scaffold: str = ""
     model: str = ""
     """The model name as the log has it."""

@@ -55,7 +55,7 @@ def wrote(data: bytes) -> bool:
         document = parse_json(data)[0]
     except NotJsonError:
         return False
-    return str(_object(_object(document).get("agent")).get("name")).startswith("terminus-2")
+    return "terminus" in _agent_name(_object(document))
 
 
 def _read_steps(data: bytes, parsed: Parsed) -> tuple[dict[str, Any], list[Any] | None]:
@@ -70,6 +70,11 @@ def _read_steps(data: bytes, parsed: Parsed) -> tuple[dict[str, Any], list[Any] 
     steps = document.get("steps") if isinstance(document, dict) else None
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         message = "steps: not a list of objects; expected an ATIF trajectory"
+        parsed.rejects.append(ChainReject(RejectReason.BAD_RECORD, message))
+        return {}, None
+    name = _agent_name(document)
+    if name and "terminus" not in name:
+        message = f"agent.name: not Terminus-2 (got {name}); other agents write other steps"
         parsed.rejects.append(ChainReject(RejectReason.BAD_RECORD, message))
         return {}, None
     return document, steps
@@ -122,6 +127,10 @@ def _describe(
         gen_params={key: extra[key] for key in ("temperature",) if key in extra},
         usage=_object(document.get("final_metrics")),
     )
+
+
+def _agent_name(document: dict[str, Any]) -> str:
+    return str(_object(document.get("agent")).get("name") or "").lower()
 
 
 def _object(value: Any) -> dict[str, Any]:
