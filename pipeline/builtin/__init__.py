@@ -113,8 +113,8 @@ def _build(directory: Path, corpus: Path) -> None:
         head_dim=16,
         max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        eos_token_id=bpe.token_to_id("<|im_end|>"),
+        pad_token_id=bpe.token_to_id("<|endoftext|>"),
         dtype="float32",
     )
     with torch.random.fork_rng(devices=[]):

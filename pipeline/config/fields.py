@@ -43,8 +43,9 @@ def find_place(model: type[StrictModel], loc: KeyPath) -> Place:
 def section_model(info: FieldInfo) -> type[StrictModel] | None:
     """The model of a field that is a section; None for a value."""
     annotation = info.annotation
-    is_model = isinstance(annotation, type) and issubclass(annotation, StrictModel)
-    return annotation if is_model else None
+    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
+        return annotation
+    return None
 
 
 @functools.cache

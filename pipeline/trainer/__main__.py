@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 from pipeline.errors import InterruptedRun, PipelineError
+from pipeline.log import quiet_libraries
 from pipeline.trainer.args import load_train_args
 from pipeline.trainer.stop import StopRequest
 
@@ -59,10 +60,7 @@ def _configure_logging(rank: int) -> None:
         format="%(message)s" if rank == 0 else f"rank {rank}: %(message)s",
         stream=sys.stderr,
     )
-    for noisy in ("DeepSpeed", "httpx", "matplotlib", "torch.distributed"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Progress bars of model loading and saving, once per rank, only tear the log apart.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    quiet_libraries()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from pipeline.trainer.checkpoint import restore_random_state, save_checkpoint
 from pipeline.trainer.data.collate import collate
 from pipeline.trainer.data.dataset import find_datasets
 from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.data.store import TokenizerSource, TokenStore, open_or_build
+from pipeline.trainer.data.store import TokenStore, open_or_build
+from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.loss import weighted_cross_entropy
 from pipeline.trainer.metrics import RunLog
 from pipeline.trainer.optim import learning_rate_at
@@ -94,6 +95,7 @@ class _Run:
         self._saved_step = self._step if checkpoint else None
         earlier = checkpoint.manifest["progress"] if checkpoint else {}
         self._log = RunLog(args, plan, earlier) if distributed.is_main else None
+        self._wandb_run_id = self._log.wandb_run_id if self._log else None
 
     def steps(self, stop: StopRequest) -> None:
         self._write_status("running")
@@ -209,6 +211,7 @@ class _Run:
                     * tokens
                     * self._plan.epoch_at(self._step),
                     "num_examples": counts.examples,
+                    "num_rows_rejected": counts.rows_rejected,
                     "num_turns_over_cutoff": counts.turns_over_cutoff,
                 }
             )
@@ -225,6 +228,7 @@ class _Run:
                     "status": status,
                     "step": self._step,
                     "total_steps": self._plan.total_steps,
+                    "wandb_run_id": self._wandb_run_id,
                     **details,
                 },
             )
@@ -331,6 +335,12 @@ def _announce(
         f"{counts.trained_tokens:,}",
         100 * counts.trained_tokens / counts.tokens,
     )
+    if counts.rows_rejected:
+        logger.warning(
+            "%d rows cannot be rendered and are left out: %s",
+            counts.rows_rejected,
+            store.directory / "rejected.jsonl",
+        )
     if counts.turns_over_cutoff:
         logger.warning(
             "cutoff_len %d: %d turns do not fit and are not trained (longest example: %d tokens); "

@@ -156,6 +156,10 @@ class RunLog:
             tracker.close()
         self._trackers = []
 
+    @property
+    def wandb_run_id(self) -> str | None:
+        return self._trackers[0].run_id if self._trackers else None
+
     def losses(self) -> list[tuple[int, float]]:
         return [(entry["step"], entry["loss"]) for entry in self._history]
 
@@ -204,6 +208,10 @@ class _Wandb:
         self._run = wandb.init(
             name=args.run_name, config=args.model_dump(mode="json"), resume="allow"
         )
+
+    @property
+    def run_id(self) -> str:
+        return self._run.id
 
     def log(self, step: int, line: dict[str, Any]) -> None:
         numbers = {

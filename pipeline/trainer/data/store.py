@@ -4,6 +4,7 @@
         ids.u32         token ids of all examples, one after the other (uint32, little endian)
         documents.npz   offsets (examples + 1), row (examples), and the loss spans:
                         span_document, span_start, span_end, span_weight
+        rejected.jsonl  rows that cannot be rendered: {"dataset", "row", "message"}
         store.json      counts and parameters; written last: a store without it does not exist
 
 The fingerprint covers the data, the tokenizer with its chat template, the parameters and this
@@ -13,16 +14,11 @@ code, so a store is never reused for anything else.
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 from filelock import FileLock
@@ -30,15 +26,13 @@ from filelock import FileLock
 from pipeline import __version__
 from pipeline.errors import DataError
 from pipeline.files import atomic_open, write_json
-from pipeline.sharegpt import from_sharegpt
 from pipeline.trainer.data.dataset import Dataset
-from pipeline.trainer.data.render import Example, Renderer, Span
+from pipeline.trainer.data.render import Example, Span
+from pipeline.trainer.data.tokenize import RenderedRow, TokenizerSource, render_rows
 
 logger = logging.getLogger(__name__)
 
-_PARALLEL_FROM_ROWS = 512  # below this, starting processes costs more than it saves
-_CHUNK_ROWS = 64
-_CODE = ("render.py", "store.py", "dataset.py", "../../sharegpt.py")
+_CODE = ("dataset.py", "render.py", "store.py", "tokenize.py", "../../sharegpt.py")
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,8 @@ class StoreCounts:
     """What became of the rows. Tokens are counted after cutting."""
 
     rows: int
+    rows_rejected: int
+    """Rows that are no conversation or that the chat template cannot render exactly."""
     examples: int
     tokens: int
     trained_tokens: int
@@ -109,7 +105,7 @@ class TokenStore:
 
 def open_or_build(
     datasets: list[Dataset],
-    renderer_of: "TokenizerSource",
+    tokenizer: TokenizerSource,
     directory: Path,
     *,
     cutoff_len: int,
@@ -121,13 +117,13 @@ def open_or_build(
 
     Needs no process group: the others wait on a file lock, so nothing can time out.
 
-    Raises: DataError: a row cannot be rendered (names the row), or no example fits cutoff_len.
+    Raises: DataError: no row can be rendered (names the first reason), or none fits cutoff_len.
     """
     parameters = {
         "cutoff_len": cutoff_len,
         "max_samples": max_samples,
         "datasets": [dataset.fingerprint() for dataset in datasets],
-        "tokenizer": renderer_of.fingerprint(),
+        "tokenizer": tokenizer.fingerprint(),
         "code": _code_version(),
     }
     key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
@@ -141,84 +137,11 @@ def open_or_build(
             return TokenStore(target)
         shutil.rmtree(target, ignore_errors=True)  # what a killed build left
         started = time.monotonic()
-        counts = _build(target, datasets, renderer_of, cutoff_len, max_samples, num_workers)
+        counts = _build(target, datasets, tokenizer, cutoff_len, max_samples, num_workers)
         write_json(target / "store.json", {"counts": asdict(counts), "parameters": parameters})
         seconds = time.monotonic() - started
         logger.info("tokenised %s rows in %.1f s -> %s", f"{counts.rows:,}", seconds, target)
     return TokenStore(target)
-
-
-@dataclass(frozen=True)
-class TokenizerSource:
-    """Where a tokenizer comes from: enough to load it again in another process."""
-
-    model_name_or_path: str
-    revision: str
-    trust_remote_code: bool
-
-    def load(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(
-            self.model_name_or_path,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-        )
-
-    def fingerprint(self) -> str:
-        """Hash of everything that decides the ids: vocabulary, merges, added tokens, template."""
-        tokenizer = self.load()
-        digest = hashlib.sha256(str(tokenizer.chat_template).encode())
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        content = backend.to_str() if backend else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-        digest.update(content.encode())
-        return digest.hexdigest()
-
-
-_renderer: Renderer | None = None  # of this worker process
-
-
-def _start_worker(source: TokenizerSource) -> None:
-    global _renderer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core per process
-    _renderer = Renderer(source.load())
-
-
-def _render_chunk(chunk: list[tuple[str, int, dict[str, Any]]]) -> list[tuple[int, list[Example]]]:
-    assert _renderer is not None
-    rendered = []
-    for name, number, row in chunk:
-        try:
-            messages, tools = from_sharegpt(row)
-            rendered.append((number, _renderer.examples(messages, tools)))
-        except DataError as error:
-            raise DataError(f"dataset {name}: row {number}: {error}") from error
-    return rendered
-
-
-def _chunks(
-    datasets: list[Dataset], max_samples: int | None
-) -> Iterator[list[tuple[str, int, dict[str, Any]]]]:
-    for dataset in datasets:
-        rows = enumerate(islice(dataset.rows(), max_samples))
-        while chunk := [(dataset.name, number, row) for number, row in islice(rows, _CHUNK_ROWS)]:
-            yield chunk
-
-
-def _rendered(
-    datasets: list[Dataset], source: TokenizerSource, max_samples: int | None, num_workers: int
-) -> Iterator[tuple[int, list[Example]]]:
-    chunks = list(_chunks(datasets, max_samples))
-    if num_workers == 1 or sum(map(len, chunks)) < _PARALLEL_FROM_ROWS:
-        _start_worker(source)
-        for chunk in chunks:
-            yield from _render_chunk(chunk)
-        return
-    with ProcessPoolExecutor(
-        num_workers, get_context("spawn"), initializer=_start_worker, initargs=(source,)
-    ) as pool:
-        for rendered in pool.map(_render_chunk, chunks):
-            yield from rendered
 
 
 def _build(
@@ -229,63 +152,101 @@ def _build(
     max_samples: int | None,
     num_workers: int,
 ) -> StoreCounts:
-    rows = turns_over = rows_over = longest = trained = 0
-    shortest = None
-    offsets, row_of, spans, weights = [0], [], [], []
-    with atomic_open(target / "ids.u32") as file:
-        for number, examples in _rendered(datasets, source, max_samples, num_workers):
-            rows += 1
-            fitting = 0
-            for example in examples:
-                longest = max(longest, len(example.ids))
-                needed = example.spans[0].end
-                shortest = needed if shortest is None else min(shortest, needed)
-                cut = example.cut_to(cutoff_len)
-                turns_over += len(example.spans) - (len(cut.spans) if cut else 0)
-                if cut is None:
-                    continue
-                fitting += 1
-                file.write(np.asarray(cut.ids, dtype="<u4").tobytes())
-                spans += [(len(row_of), span.start, span.end) for span in cut.spans]
-                weights += [span.weight for span in cut.spans]
-                trained += sum(span.end - span.start for span in cut.spans)
-                row_of.append(number)
-                offsets.append(offsets[-1] + len(cut.ids))
-            rows_over += bool(examples) and not fitting
-        if not row_of:
-            raise DataError(_nothing_left(rows, cutoff_len, shortest))
-    table = np.asarray(spans, dtype=np.int64)
+    tables = _Tables(cutoff_len)
+    with (
+        atomic_open(target / "ids.u32") as ids,
+        atomic_open(target / "rejected.jsonl") as rejected,
+    ):
+        for rendered in render_rows(datasets, source, max_samples, num_workers):
+            if rendered.error:
+                record = {
+                    "dataset": rendered.dataset,
+                    "row": rendered.number,
+                    "message": rendered.error,
+                }
+                rejected.write(json.dumps(record).encode() + b"\n")
+            for example in tables.add(rendered):
+                ids.write(np.asarray(example.ids, dtype="<u4").tobytes())
+        tables.check()
     with atomic_open(target / "documents.npz") as file:
+        tables.write(file)
+    return tables.counts()
+
+
+class _Tables:
+    """Everything about the examples but their ids, collected row by row."""
+
+    def __init__(self, cutoff_len: int) -> None:
+        self._cutoff_len = cutoff_len
+        self._offsets, self._row = [0], []
+        self._spans: list[tuple[int, int, int]] = []  # document, start, end
+        self._weights: list[float] = []
+        self._rows = self._rows_over = self._turns_over = self._longest = 0
+        self._shortest: int | None = None
+        self._errors: list[str] = []
+
+    def add(self, rendered: RenderedRow) -> list[Example]:
+        """Returns: the examples that are kept, cut to length."""
+        self._rows += 1
+        if rendered.error:
+            self._errors.append(
+                f"dataset {rendered.dataset}: row {rendered.number}: {rendered.error}"
+            )
+        kept = []
+        for example in rendered.examples:
+            self._longest = max(self._longest, len(example.ids))
+            needed = example.spans[0].end
+            self._shortest = needed if self._shortest is None else min(self._shortest, needed)
+            cut = example.cut_to(self._cutoff_len)
+            self._turns_over += len(example.spans) - (len(cut.spans) if cut else 0)
+            if cut is None:
+                continue
+            self._spans += [(len(self._row), span.start, span.end) for span in cut.spans]
+            self._weights += [span.weight for span in cut.spans]
+            self._row.append(rendered.number)
+            self._offsets.append(self._offsets[-1] + len(cut.ids))
+            kept.append(cut)
+        self._rows_over += bool(rendered.examples) and not kept
+        return kept
+
+    def check(self) -> None:
+        """Raises: DataError: nothing is left to train on."""
+        if self._row:
+            return
+        if self._rows == 0:
+            raise DataError("the dataset has no rows; convert trajectories first (STEP 0)")
+        if self._shortest is not None:
+            raise DataError(
+                f"cutoff_len: no example fits into {self._cutoff_len} tokens; the shortest needs "
+                f"{self._shortest}; raise training.cutoff_len"
+            )
+        reason = self._errors[0] if self._errors else "no assistant turn has loss weight above 0"
+        raise DataError(f"none of the {self._rows:,} rows can be trained on; the first: {reason}")
+
+    def write(self, file: IO[bytes]) -> None:
+        table = np.asarray(self._spans, dtype=np.int64)
         np.savez(
             file,
-            offsets=np.asarray(offsets, dtype=np.int64),
-            row=np.asarray(row_of, dtype=np.int64),
+            offsets=np.asarray(self._offsets, dtype=np.int64),
+            row=np.asarray(self._row, dtype=np.int64),
             span_document=table[:, 0],
             span_start=table[:, 1],
             span_end=table[:, 2],
-            span_weight=np.asarray(weights, dtype=np.float32),
+            span_weight=np.asarray(self._weights, dtype=np.float32),
         )
-    return StoreCounts(
-        rows=rows,
-        examples=len(row_of),
-        tokens=offsets[-1],
-        trained_tokens=trained,
-        turns_over_cutoff=turns_over,
-        rows_over_cutoff=rows_over,
-        longest=longest,
-        shortest=shortest or 0,
-    )
 
-
-def _nothing_left(rows: int, cutoff_len: int, shortest: int | None) -> str:
-    if rows == 0:
-        return "the dataset has no rows; convert trajectories first (STEP 0)"
-    if shortest is None:
-        return f"none of the {rows} rows has an assistant turn with loss weight above 0"
-    return (
-        f"cutoff_len: no example fits into {cutoff_len} tokens; the shortest needs {shortest}; "
-        f"raise training.cutoff_len"
-    )
+    def counts(self) -> StoreCounts:
+        return StoreCounts(
+            rows=self._rows,
+            rows_rejected=len(self._errors),
+            examples=len(self._row),
+            tokens=self._offsets[-1],
+            trained_tokens=sum(end - start for _, start, end in self._spans),
+            turns_over_cutoff=self._turns_over,
+            rows_over_cutoff=self._rows_over,
+            longest=self._longest,
+            shortest=self._shortest or 0,
+        )
 
 
 def _code_version() -> str:

@@ -25,7 +25,7 @@ class DataParallel:
         self._args = args
         self._distributed = distributed
         self._model = load_model(args, torch.float32)
-        self._model.to(device=distributed.device)
+        torch.nn.Module.to(self._model, distributed.device)
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._optimizer = adamw(self._model, args)
         self._wrapped: torch.nn.Module = self._model

@@ -1,0 +1,204 @@
+"""The `sft` command: parse, call one function, turn errors into exit codes.
+
+Every command reads the config named by --config, else by the environment variable SFT_CONFIG, else
+config.yaml in the project root, and takes `key=value` overrides. Heavy imports happen inside the
+commands, so that `sft --help` and a config error answer at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import ConfigError, ExitCode, PipelineError
+
+app = typer.Typer(
+    name="sft",
+    help="From raw coding-agent trajectories to a fine-tuned model, driven by config.yaml.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(
+    help="Check, show and describe config.yaml.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="SFT_CONFIG", help="Config file [default: config.yaml]."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. training.max_steps=5."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    from pipeline.log import configure_logging
+
+    configure_logging()
+    try:
+        app()
+    except PipelineError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(int(error.exit_code))
+    except KeyboardInterrupt:
+        sys.exit(int(ExitCode.INTERRUPTED))
+    except OSError as error:
+        # The disk is full, a directory is not writable: the user's to mend, not a bug.
+        name = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {name}{error.strerror or error}\n")
+        sys.exit(int(ExitCode.FAILED))
+
+
+@app.command()
+def run(overrides: Overrides = None, config: ConfigOption = None) -> None:
+    """Dry run, STEP 0 to 2, results into config.yaml, archive (scripts/start.sh)."""
+    from pipeline.runs.session import run as run_all
+
+    run_all(_load(config, overrides), sys.argv, _show)
+
+
+@app.command()
+def train(overrides: Overrides = None, config: ConfigOption = None) -> None:
+    """STEP 0 to 2 and results into config.yaml, without dry run and archive (scripts/train.sh)."""
+    from pipeline.runs.session import run_without_archive
+
+    run_without_archive(_load(config, overrides), sys.argv)
+
+
+@app.command()
+def prep(
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    register: Annotated[bool, typer.Option(help="Also run STEP 1.")] = False,
+) -> None:
+    """STEP 0 only: convert the trajectories (scripts/dataprep.sh)."""
+    from pipeline.runs.session import prepare
+
+    prepare(_load(config, overrides), register=register)
+
+
+@app.command()
+def dryrun(
+    overrides: Overrides = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Check everything that can be known before a run; changes nothing (scripts/dryrun.sh)."""
+    from pipeline.preflight import run_checks
+
+    report = run_checks(_load(config, overrides))
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        _show(report, to_stderr=False)
+    if report.failures:
+        raise typer.Exit(int(ExitCode.REFUSED))
+
+
+@app.command()
+def archive(
+    config: ConfigOption = None,
+    notes: Annotated[str, typer.Option(help="Kept with the run.")] = "",
+) -> None:
+    """Archive the last `sft train` of this config (scripts/archive_run.sh)."""
+    from pipeline.runs.session import archive_last
+
+    typer.echo(str(archive_last(_load(config, None), notes)))
+
+
+@app.command()
+def clean(
+    config: ConfigOption = None,
+    artifacts: Annotated[bool, typer.Option("--artifacts", help="Remove runs and data.")] = False,
+    repo_cache: Annotated[
+        bool, typer.Option("--repo-cache", help="Remove artifacts/cache.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
+) -> None:
+    """Remove __pycache__; with options also what was generated (scripts/clean.sh)."""
+    from pipeline.paths import PROJECT_ROOT, RunPaths
+    from pipeline.runs.clean import apply, plan_clean
+
+    plan = plan_clean(
+        PROJECT_ROOT,
+        RunPaths.of(_load(config, None).config).artifacts,
+        pycache=True,
+        artifacts_too=artifacts,
+        repo_cache=repo_cache,
+    )
+    for path, why in plan.kept_because.items():
+        typer.echo(f"keep    {path} ({why})")
+    for path in plan.paths:
+        typer.echo(f"remove  {path} ({plan.sizes[path] / 1e6:.1f} MB)")
+    if dry_run or not plan.paths:
+        typer.echo(f"{plan.total_bytes / 1e6:.1f} MB could be freed; nothing was removed")
+        return
+    if (artifacts or repo_cache) and not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("clean: not asked for by a person; add --yes to remove all this")
+        typer.confirm("Remove all this?", abort=True)
+    typer.echo(f"freed {apply(plan) / 1e6:.1f} MB")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from pipeline import __version__
+
+    typer.echo(__version__)
+
+
+@config_app.command("check")
+def config_check(overrides: Overrides = None, config: ConfigOption = None) -> None:
+    """Say whether config.yaml is valid; all errors at once, with positions."""
+    loaded = _load(config, overrides)
+    for key, line, why in loaded.ignored:
+        sys.stderr.write(f"{loaded.path.name}:{line}: {key} is ignored: {why}\n")
+    typer.echo(f"{loaded.path}: valid; next: sft dryrun")
+
+
+@config_app.command("show")
+def config_show(
+    overrides: Overrides = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Print the config with every default filled in."""
+    import json
+
+    import yaml
+
+    resolved = _load(config, overrides).resolved()
+    if as_json:
+        typer.echo(json.dumps(resolved, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of config.yaml (config.schema.json)."""
+    from pipeline.config.json_schema import schema_text
+
+    typer.echo(schema_text(), nl=False)
+
+
+def _load(config: Path | None, overrides: list[str] | None):
+    from pipeline.config import load_config
+    from pipeline.paths import PROJECT_ROOT
+
+    return load_config(config or PROJECT_ROOT / "config.yaml", overrides or ())
+
+
+def _show(report, *, to_stderr: bool = True) -> None:
+    for check in report.checks:
+        typer.echo(check.line(), err=to_stderr)
+    typer.echo(f"dry run: {report.summary()}", err=to_stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Checks of the config, the installation and the machine."""
+
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from pipeline.config.secrets import resolve_secret
+from pipeline.config.shipped import resolve_shipped
+from pipeline.errors import ConfigError
+from pipeline.launch import machine
+from pipeline.paths import from_root
+from pipeline.preflight.report import Check, Context
+from pipeline.step2_train import nproc_per_node, visible_accelerators
+from pipeline.trainer.parallel.deepspeed_config import offloads_optimizer, read_deepspeed_config
+
+TESTED_TORCH = "2.13.0"
+_PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "datasets", "peft")
+_ENGINE_SECONDS = 60
+
+# Keys that are accepted because users have them, but that change nothing in the native engine,
+# and the values at which there is nothing to tell.
+_WITHOUT_EFFECT = {
+    "enable_liger_kernel": (False, "the native engine has no Liger kernels yet"),
+    "dataloader_num_workers": (0, "batches are read from a memory-mapped file, without workers"),
+    "use_unsloth_gc": (False, "gradient checkpointing is on anyway, without CPU offload"),
+}
+
+
+def check_config(context: Context) -> Iterator[Check]:
+    loaded = context.loaded
+    changed = f", with {', '.join(loaded.overrides)}" if loaded.overrides else ""
+    yield Check("OK", "config", f"{loaded.path} is valid{changed}")
+    for key, line, why in loaded.ignored:
+        yield Check("WARN", "config", f"{loaded.path.name}:{line}: {key} is ignored: {why}")
+    training = context.given.training
+    if context.given.infrastructure.engine != "native":
+        return
+    for key, (silent, why) in _WITHOUT_EFFECT.items():
+        if key in training.model_fields_set and getattr(training, key) != silent:
+            yield Check("WARN", "config", f"training.{key} has no effect: {why}")
+    if training.template != "auto":
+        yield Check(
+            "WARN",
+            "config",
+            f"training.template {training.template} has no effect: the native engine renders with "
+            "the chat template in the model's tokenizer, as a server does",
+            "write template: auto",
+        )
+    if context.given.conversion.exclude_repos_file:
+        file, note = resolve_shipped(context.given.conversion.exclude_repos_file)
+        if note:
+            yield Check("WARN", "config", f"conversion.exclude_repos_file: {note}")
+        if not file.is_file():
+            yield Check(
+                "FAIL",
+                "config",
+                f"conversion.exclude_repos_file: {file} does not exist",
+                "use training_config/excluded_repos.txt, or null to keep all repositories",
+            )
+
+
+def check_environment(context: Context) -> Iterator[Check]:
+    versions, missing = {}, []
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            missing.append(package)
+    if missing:
+        yield Check(
+            "FAIL",
+            "environment",
+            f"not installed: {', '.join(missing)}",
+            "run bash scripts/install.sh",
+        )
+    yield Check("OK", "environment", ", ".join(f"{name} {v}" for name, v in versions.items()))
+    torch_version = versions.get("torch", TESTED_TORCH)
+    if torch_version.split("+")[0] != TESTED_TORCH:
+        yield Check(
+            "WARN",
+            "environment",
+            f"torch {torch_version} is not the tested version",
+            f"pip install torch=={TESTED_TORCH}",
+        )
+    try:
+        machine.free_tcp_port()
+    except OSError as error:
+        yield Check(
+            "FAIL",
+            "environment",
+            f"no free TCP port on 127.0.0.1 for torchrun's rendezvous ({error.strerror})",
+            "end programs that hold ports, or allow this user to open one",
+        )
+
+
+def check_engine(context: Context) -> Iterator[Check]:
+    given = context.given
+    if given.infrastructure.engine == "llamafactory":
+        yield from _check_llamafactory(from_root(given.infrastructure.llamafactory_python))
+        return
+    if not given.training.deepspeed:
+        yield Check("OK", "engine", "native, DistributedDataParallel")
+        return
+    path, note = resolve_shipped(str(given.training.deepspeed))
+    if note:
+        yield Check("WARN", "engine", f"training.deepspeed: {note}")
+    config = read_deepspeed_config(path)
+    stage = config["zero_optimization"]["stage"]
+    yield Check("OK", "engine", f"native, DeepSpeed ZeRO stage {stage} ({path.name})")
+    if offloads_optimizer(config) and machine.compiler() is None:
+        yield Check(
+            "FAIL",
+            "engine",
+            f"{path.name} moves the optimizer to the CPU, for which DeepSpeed compiles C++ code, "
+            "but there is no C++ compiler",
+            "install g++ or use a DeepSpeed file without offload",
+        )
+
+
+def _check_llamafactory(python) -> Iterator[Check]:
+    if not python.is_file():
+        yield Check(
+            "FAIL",
+            "engine",
+            f"infrastructure.llamafactory_python: {python} does not exist",
+            "give the python of an environment that has LLaMA-Factory",
+        )
+        return
+    code = "from importlib.metadata import version; print(version('llamafactory'))"
+    found = subprocess.run(
+        [str(python), "-c", code], capture_output=True, text=True, timeout=_ENGINE_SECONDS
+    )
+    if found.returncode:
+        yield Check(
+            "FAIL", "engine", f"{python} has no LLaMA-Factory", "pip install llamafactory there"
+        )
+    else:
+        yield Check("OK", "engine", f"LLaMA-Factory {found.stdout.strip()} ({python})")
+
+
+def check_accelerators(context: Context) -> Iterator[Check]:
+    found = visible_accelerators(context.config)
+    ranks = nproc_per_node(context.config)
+    if not found:
+        yield Check("OK", "accelerators", f"none visible; {ranks} ranks on the CPU (gloo)")
+        if ranks > machine.cpu_count():
+            yield Check(
+                "WARN",
+                "accelerators",
+                f"{ranks} ranks share {machine.cpu_count()} CPU cores",
+                "lower infrastructure.n_gpus_per_node",
+            )
+        return
+    names = ", ".join(sorted({accelerator.name for accelerator in found}))
+    if ranks > len(found):
+        yield Check(
+            "FAIL",
+            "accelerators",
+            f"infrastructure.n_gpus_per_node is {ranks}, but {len(found)} are visible ({names})",
+            "lower it, write auto, or check CUDA_VISIBLE_DEVICES",
+        )
+    else:
+        yield Check("OK", "accelerators", f"{ranks} of {len(found)} used ({names})")
+
+
+def check_credentials(context: Context) -> Iterator[Check]:
+    given = context.given
+    for key in ("wandb_api_key", "hf_token"):
+        try:
+            resolve_secret(getattr(given.credentials, key), f"credentials.{key}")
+        except ConfigError as error:
+            yield Check("FAIL", "credentials", str(error))
+    wants_wandb = given.experiment.wandb_mode != "disabled" or "wandb" in given.training.report_to
+    if not wants_wandb:
+        yield Check("OK", "credentials", "no tracker asked for")
+        return
+    if given.infrastructure.engine == "native" and not _is_installed("wandb"):
+        yield Check(
+            "FAIL",
+            "credentials",
+            "wandb is asked for, but not installed",
+            "pip install 'sft-pipeline[wandb]', or experiment.wandb_mode: disabled",
+        )
+    elif given.experiment.wandb_mode == "online" and not given.credentials.wandb_api_key:
+        yield Check(
+            "WARN",
+            "credentials",
+            "wandb online without credentials.wandb_api_key relies on an earlier wandb login",
+            "set it to env:WANDB_API_KEY",
+        )
+    else:
+        yield Check("OK", "credentials", f"wandb {given.experiment.wandb_mode}")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,154 @@
+"""Checks of the raw data, the converted data and its registration."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import Source
+from pipeline.jsonl import parse_json
+from pipeline.lf_file import read_rows, validate_lf
+from pipeline.paths import from_root
+from pipeline.preflight.report import Check, Context
+from pipeline.runs.data import convert_options
+from pipeline.sharegpt import LfFormat
+from pipeline.step0_convert import ConvertOptions, Peek, peek, stale_reason
+from pipeline.step1_register import dataset_entry, read_info
+
+PEEK_TRIALS = 16
+"""Trials that are converted in memory when STEP 0 has not run yet."""
+SAMPLE_ROWS = 200
+"""Rows that are rendered to estimate tokens."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows to estimate from, and how many there will be in all."""
+
+    rows: list[dict[str, Any]]
+    num_rows: int
+    is_exact: bool
+    """Whether `num_rows` is known, not extrapolated."""
+
+
+def check_source(context: Context) -> Iterator[Check]:
+    source = context.given.source
+    if source.type == "harbor_job":
+        yield from _check_job(context)
+    elif source.type == "local_lf":
+        yield from _check_file(source)
+    else:
+        what = source.hf_file_name or f"{source.hf_subset or 'default'}/{source.hf_split}"
+        yield Check(
+            "OK",
+            "source",
+            f"{source.hf_hub_url} ({what}, revision {source.hf_revision}) is downloaded at start",
+        )
+
+
+def _check_job(context: Context) -> Iterator[Check]:
+    job_dir = from_root(context.given.source.job_dir)
+    seen = _peek(context)
+    yield Check(
+        "OK" if seen.num_selected else "FAIL",
+        "source",
+        f"{job_dir}: {seen.num_trials:,} trials, {seen.num_selected:,} selected",
+        "" if seen.num_selected else "check conversion.instance_status and exclude_repos_file",
+    )
+    for note in seen.notes:
+        yield Check("WARN", "source", note)
+    if seen.num_converted:
+        found = ", ".join(f"{count} {name}" for name, count in sorted(seen.scaffolds.items()))
+        looked = f"of {seen.num_converted} trials looked into: {found or 'no scaffold recognised'}"
+        if seen.rows:
+            yield Check("OK", "source", f"{looked}; they give {len(seen.rows)} conversations")
+        else:
+            reasons = "; ".join(sorted({f"{r.reason}: {r.message}" for r in seen.rejects})[:3])
+            yield Check(
+                "FAIL",
+                "source",
+                f"{looked}; none gives a conversation ({reasons})",
+                "check source.scaffold",
+            )
+    paths = context.paths
+    reason = stale_reason(job_dir, paths.im_file, paths.lf_file, convert_options(context.config))
+    if reason is None:
+        yield Check("OK", "data", f"{paths.lf_file} is current; STEP 0 will be skipped")
+    else:
+        yield Check("OK", "data", f"STEP 0 will run: {reason}")
+
+
+def _check_file(source: Source) -> Iterator[Check]:
+    file = from_root(source.lf_path)
+    summary = validate_lf(file)
+    text = f"{file}: {summary.num_rows:,} rows ({summary.lf_format})"
+    if summary.num_bad:
+        first = summary.first_errors[0]
+        yield Check("WARN", "source", f"{text}, {summary.num_bad:,} unusable; the first: {first}")
+    else:
+        yield Check("OK", "source", text)
+
+
+def check_dataset_entry(context: Context) -> Iterator[Check]:
+    paths = context.paths
+    info_file = paths.dataset_dir / "dataset_info.json"
+    entry = read_info(info_file).get(paths.dataset_name)
+    if entry is None:
+        yield Check("OK", "dataset", f"{paths.dataset_name} will be registered in {info_file}")
+        return
+    file, lf_format = _data_file(context)
+    if file is None or entry == dataset_entry(paths.dataset_dir, file, lf_format):
+        yield Check("OK", "dataset", f"{paths.dataset_name} is registered in {info_file}")
+    else:
+        yield Check(
+            "WARN",
+            "dataset",
+            f"{paths.dataset_name} stands for {entry.get('file_name')} and will be changed",
+            "set dataset.name if another run still needs the old one",
+        )
+
+
+def _data_file(context: Context) -> tuple[Path | None, LfFormat]:
+    """The file that will be registered; None when it is not known yet."""
+    given, paths = context.given, context.paths
+    if given.source.type == "harbor_job":
+        return paths.lf_file, given.conversion.lf_format
+    if given.source.type == "hf_lf":
+        return None, "structured"
+    summary = validate_lf(from_root(given.source.lf_path))
+    capped = 0 < given.conversion.max_instances < summary.num_rows
+    return paths.lf_file if capped else from_root(given.source.lf_path), summary.lf_format
+
+
+def sample_rows_of(context: Context) -> Sample | None:
+    """Rows of the data as it is, or of a few trials converted in memory. None: not on this disk."""
+    given, paths = context.given, context.paths
+    if given.source.type == "hf_lf":
+        return None
+    if given.source.type == "local_lf":
+        return _sample_file(from_root(given.source.lf_path), given.conversion.max_instances)
+    job_dir = from_root(given.source.job_dir)
+    if stale_reason(job_dir, paths.im_file, paths.lf_file, convert_options(context.config)) is None:
+        return _sample_file(paths.lf_file, 0)
+    seen = _peek(context)
+    if not seen.rows:
+        return None
+    estimate = round(len(seen.rows) * seen.num_selected / seen.num_converted)
+    return Sample(seen.rows, estimate, seen.num_converted == seen.num_selected)
+
+
+def _sample_file(file: Path, cap: int) -> Sample:
+    raw = list(read_rows(file))
+    rows = [parse_json(row)[0] for row in islice(raw, SAMPLE_ROWS)]
+    return Sample(rows, min(cap, len(raw)) if cap else len(raw), True)
+
+
+@lru_cache(maxsize=1)
+def _peek_at(job_dir: Path, options: ConvertOptions) -> Peek:
+    return peek(job_dir, options, PEEK_TRIALS)
+
+
+def _peek(context: Context) -> Peek:
+    return _peek_at(from_root(context.given.source.job_dir), convert_options(context.config))

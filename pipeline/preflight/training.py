@@ -1,0 +1,210 @@
+"""Checks that need the model: tokenizer, chat template, tokens, steps, memory."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.config.shipped import resolve_shipped
+from pipeline.errors import DataError
+from pipeline.launch.machine import memory
+from pipeline.preflight.memory import ModelSize, memory_need, model_size, readable_model
+from pipeline.preflight.report import Check, Context
+from pipeline.preflight.source import Sample, sample_rows_of
+from pipeline.sharegpt import from_sharegpt
+from pipeline.step2_train import nproc_per_node, visible_accelerators
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.render import Example, Renderer
+from pipeline.trainer.parallel.deepspeed_config import fill_deepspeed_config, read_deepspeed_config
+
+_GIB = 2**30
+_TIGHT = 0.85
+"""Share of the memory above which an estimate within 15 % may not fit."""
+
+
+def check_training(context: Context) -> Iterator[Check]:
+    size = model_size(context)
+    name = context.given.model.model_name_or_path
+    if size is None:
+        yield Check(
+            "FAIL",
+            "model",
+            f"{name}: neither a model directory nor a Hub model on this machine or reachable",
+            "check model.model_name_or_path, or download it first",
+        )
+        return
+    yield Check("OK", "model", f"{name}: {size.num_parameters:,} parameters")
+    yield from _check_length(context, size)
+    yield from _check_deepspeed(context, size)
+    if context.given.infrastructure.engine != "native":
+        return
+    renderer = Renderer(_load_tokenizer(context))
+    yield Check("OK", "template", "the tokenizer has a chat template")
+    sample = sample_rows_of(context)
+    if sample is None:
+        yield Check("WARN", "tokens", "no data on this disk yet; tokens and steps are unknown")
+        return
+    yield from _check_tokens(context, size, renderer, sample)
+
+
+def _load_tokenizer(context: Context) -> Any:
+    from transformers import AutoTokenizer
+
+    model = context.given.model
+    try:
+        return AutoTokenizer.from_pretrained(
+            readable_model(context),
+            revision=model.model_revision,
+            trust_remote_code=model.trust_remote_code,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"{model.model_name_or_path}: the tokenizer cannot be loaded: {reason}"
+        ) from error
+
+
+def _check_length(context: Context, size: ModelSize) -> Iterator[Check]:
+    training = context.given.training
+    if size.max_positions and training.cutoff_len > size.max_positions:
+        if not training.rope_scaling:
+            yield Check(
+                "WARN",
+                "model",
+                f"training.cutoff_len {training.cutoff_len:,} exceeds the model's "
+                f"{size.max_positions:,} positions",
+                "lower it, or set training.rope_scaling (yarn)",
+            )
+    elif training.rope_scaling:
+        yield Check(
+            "WARN",
+            "model",
+            "training.rope_scaling stretches nothing: cutoff_len is within the model's "
+            f"{size.max_positions:,} positions",
+        )
+
+
+def _check_deepspeed(context: Context, size: ModelSize) -> Iterator[Check]:
+    asked = context.given.training.deepspeed
+    if not asked or context.given.infrastructure.engine != "native":
+        return
+    path = resolve_shipped(str(asked))[0]
+    ranks = nproc_per_node(context.config)
+    fill_deepspeed_config(
+        read_deepspeed_config(path), path, _train_args(context), ranks, size.hidden_size
+    )
+    yield Check("OK", "deepspeed", f"{path.name} agrees with the batch settings on {ranks} ranks")
+
+
+def _train_args(context: Context) -> TrainArgs:
+    given = context.given.training.model_dump()
+    return TrainArgs(**given, model_name_or_path="-", dataset="-", dataset_dir="-")
+
+
+def _check_tokens(
+    context: Context, size: ModelSize, renderer: Renderer, sample: Sample
+) -> Iterator[Check]:
+    cutoff_len = context.given.training.cutoff_len
+    examples, errors = _render(renderer, sample)
+    if not examples:
+        reason = errors[0] if errors else "no assistant turn carries loss"
+        yield Check("FAIL", "tokens", f"none of {len(sample.rows)} rows can be rendered: {reason}")
+        return
+    if errors:
+        yield Check(
+            "WARN",
+            "tokens",
+            f"{len(errors)} of {len(sample.rows)} rows cannot be rendered and would be left out; "
+            f"the first: {errors[0]}",
+        )
+    fitting = [cut for example in examples if (cut := example.cut_to(cutoff_len))]
+    longest = max(len(example.ids) for example in examples)
+    if not fitting:
+        shortest = min(example.spans[0].end for example in examples)
+        yield Check(
+            "FAIL",
+            "tokens",
+            f"training.cutoff_len {cutoff_len:,} is below the shortest example ({shortest:,} "
+            "tokens)",
+            "raise it",
+        )
+        return
+    lost = sum(len(e.spans) for e in examples) - sum(len(e.spans) for e in fitting)
+    if lost:
+        yield Check(
+            "WARN",
+            "tokens",
+            f"{lost} turns lie beyond training.cutoff_len {cutoff_len:,} and would not be trained "
+            f"(longest example: {longest:,} tokens)",
+            "raise it if memory allows",
+        )
+    yield _check_steps(context, sample, fitting)
+    yield _check_memory(context, size, fitting)
+
+
+def _render(renderer: Renderer, sample: Sample) -> tuple[list[Example], list[str]]:
+    examples, errors = [], []
+    for number, row in enumerate(sample.rows):
+        try:
+            examples += renderer.examples(*from_sharegpt(row))
+        except DataError as error:
+            errors.append(f"row {number}: {error}")
+    return examples, errors
+
+
+def _check_steps(context: Context, sample: Sample, examples: list[Example]) -> Check:
+    training = context.given.training
+    factor = sample.num_rows / len(sample.rows)
+    count = max(1, round(len(examples) * factor))
+    tokens = round(sum(len(example.ids) for example in examples) * factor)
+    trained = sum(span.end - span.start for example in examples for span in example.spans)
+    global_batch = (
+        training.per_device_train_batch_size
+        * training.gradient_accumulation_steps
+        * nproc_per_node(context.config)
+    )
+    per_epoch = math.ceil(count / global_batch)
+    steps = training.max_steps
+    if steps <= 0:
+        steps = math.ceil(training.num_train_epochs * per_epoch)
+    about = "" if sample.is_exact and factor == 1 else "about "
+    share = 100 * trained / sum(len(example.ids) for example in examples)
+    return Check(
+        "OK",
+        "tokens",
+        f"{about}{count:,} examples and {tokens:,} tokens per epoch ({share:.0f} % trained); "
+        f"global batch {global_batch}, {per_epoch:,} steps per epoch, {steps:,} steps in all",
+    )
+
+
+def _check_memory(context: Context, size: ModelSize, examples: list[Example]) -> Check:
+    longest = max(len(example.ids) for example in examples)
+    trained = max(sum(s.end - s.start for s in example.spans) for example in examples)
+    need = memory_need(context, size, longest, trained)
+    accelerators = visible_accelerators(context.config)
+    if accelerators:
+        available = min(accelerator.memory_bytes for accelerator in accelerators)
+        where = "smallest accelerator"
+    else:
+        ranks = nproc_per_node(context.config)
+        available = memory().available_bytes // ranks
+        where = f"main memory for each of {ranks} ranks"
+    text = (
+        f"about {need.total / _GIB:.2f} GiB per rank (weights {need.weights / _GIB:.2f}, gradients "
+        f"{need.gradients / _GIB:.2f}, optimizer {need.optimizer / _GIB:.2f}, activations about "
+        f"{need.activations / _GIB:.2f}) of {available / _GIB:.1f} GiB ({where})"
+    )
+    if need.fixed > available:
+        return Check(
+            "FAIL",
+            "memory",
+            text,
+            "weights, gradients and optimizer alone do not fit: use ZeRO-3 on more GPUs or offload",
+        )
+    if need.total > _TIGHT * available:
+        return Check(
+            "WARN",
+            "memory",
+            text,
+            "lower cutoff_len or per_device_train_batch_size, or use an offload DeepSpeed file",
+        )
+    return Check("OK", "memory", text)

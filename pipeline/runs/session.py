@@ -1,0 +1,265 @@
+"""One run from its first line to its last: dry run, steps, write-back, archive.
+
+What is recorded is frozen before anything runs, and every end, good or bad, is written down: in the
+record, in artifacts/index.yaml and in config.yaml's runtime_info.output.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from pipeline.config.load import LoadedConfig
+from pipeline.errors import ExitCode, InterruptedRun, PipelineError, PreflightError
+from pipeline.files import sha256_file, write_text
+from pipeline.launch.signals import StopRequests
+from pipeline.paths import PROJECT_ROOT, RunPaths
+from pipeline.preflight import Report, run_checks
+from pipeline.runs import index, record
+from pipeline.runs.data import prepare_data
+from pipeline.runs.lock import RunLock
+from pipeline.runs.owner import utc_now
+from pipeline.runs.record import RunStatus
+from pipeline.runs.write_back import collect_output, write_back
+from pipeline.step2_train import (
+    Launch,
+    model_path,
+    plan_launch,
+    render_train_yaml,
+    train,
+    training_values,
+)
+
+logger = logging.getLogger(__name__)
+
+RECORD = "record"
+"""Directory inside output_dir that holds the record of a run made without archive."""
+
+
+@dataclass(frozen=True)
+class _Ending:
+    status: RunStatus
+    exit_code: int
+    notes: str = ""
+
+
+def run(loaded: LoadedConfig, command: Sequence[str], show: Callable[[Report], None]) -> None:
+    """`sft run`: everything, archived as artifacts/archives/run_NNN whichever way it ends.
+
+    Raises: PipelineError: what ended the run; it is archived already.
+    """
+    paths = RunPaths.of(loaded.config)
+    with StopRequests() as stop:
+        handle = index.open_run(
+            paths.artifacts,
+            config=loaded.path,
+            run_name=paths.run_name,
+            output_dir=paths.output_dir,
+        )
+        ending = _Ending(RunStatus.FAILED, int(ExitCode.FAILED), "a bug of the pipeline")
+        try:
+            _freeze(handle.directory, handle.run_id, loaded, command)
+            with stop.interruptible():
+                report = run_checks(loaded)
+            show(report)
+            record.add(handle.directory, "dryrun.json", report.to_json().encode())
+            if report.failures:
+                raise PreflightError(
+                    f"the dry run found {len(report.failures)} reasons why this run would fail; "
+                    "nothing was started"
+                )
+            with RunLock(paths.output_dir, handle.run_id):
+                _run_steps(loaded, paths, handle.run_id, handle.directory, stop)
+            ending = _Ending(RunStatus.COMPLETED, int(ExitCode.DONE))
+        except PipelineError as error:
+            ending = _ending_of(error)
+            raise
+        finally:
+            index.close_run(
+                handle, status=ending.status, exit_code=ending.exit_code, notes=ending.notes
+            )
+            logger.info("archived as %s (%s)", handle.directory, ending.status)
+
+
+def run_without_archive(loaded: LoadedConfig, command: Sequence[str]) -> None:
+    """`sft train`: the steps and the write-back; the record goes into output_dir.
+
+    Raises: PipelineError: what ended the run.
+    """
+    paths = RunPaths.of(loaded.config)
+    run_id = "unarchived-" + utc_now().replace(":", "").replace("-", "")
+    directory = paths.output_dir / RECORD
+    with StopRequests() as stop, RunLock(paths.output_dir, run_id):
+        if directory.exists():
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True)
+        _freeze(directory, run_id, loaded, command)
+        ending = _Ending(RunStatus.FAILED, int(ExitCode.FAILED), "a bug of the pipeline")
+        try:
+            _run_steps(loaded, paths, run_id, directory, stop)
+            ending = _Ending(RunStatus.COMPLETED, int(ExitCode.DONE))
+        except PipelineError as error:
+            ending = _ending_of(error)
+            raise
+        finally:
+            record.finish(directory, ending.status, ending.exit_code, notes=ending.notes)
+
+
+def prepare(loaded: LoadedConfig, *, register: bool) -> None:
+    """`sft prep`: STEP 0 and, if asked to, STEP 1.
+
+    Raises: PipelineError: what ended it.
+    """
+    paths = RunPaths.of(loaded.config)
+    with StopRequests() as stop, _data_lock(paths):
+        prepare_data(loaded.config, paths, stop, register=register)
+    logger.info("next: look at %s, then bash scripts/start.sh", paths.dataset_dir)
+
+
+def archive_last(loaded: LoadedConfig, notes: str) -> Path:
+    """`sft archive`: move the record of the last `sft train` of this config into the archive.
+
+    Raises: PipelineError: there is none, or that run still goes on.
+    """
+    paths = RunPaths.of(loaded.config)
+    directory = paths.output_dir / RECORD
+    metadata = record.read_metadata(directory)
+    if not metadata:
+        raise PipelineError(
+            f"{directory}: no run to archive; `sft train` leaves one, `sft run` archives by itself"
+        )
+    with RunLock(paths.output_dir, "archive"):
+        handle = index.open_run(
+            paths.artifacts,
+            config=Path(metadata.get("config_path", loaded.path)),
+            run_name=paths.run_name,
+            output_dir=paths.output_dir,
+        )
+        for file in sorted(directory.iterdir()):
+            if file.name != record.METADATA:
+                record.add(handle.directory, file.name, file)
+        status = RunStatus(metadata.get("status", RunStatus.DIED))
+        if status is RunStatus.RUNNING:  # we hold its lock, so nobody finished it
+            status = RunStatus.DIED
+        index.close_run(
+            handle,
+            status=status,
+            exit_code=metadata.get("exit_code") or 0,
+            notes=notes or metadata.get("notes", ""),
+            extra={
+                key: metadata[key]
+                for key in ("started_at", "completed_at", "overrides", "git_commit")
+                if key in metadata
+            },
+        )
+        shutil.rmtree(directory)
+    return handle.directory
+
+
+def _freeze(directory: Path, run_id: str, loaded: LoadedConfig, command: Sequence[str]) -> None:
+    record.freeze(
+        directory,
+        run_id=run_id,
+        config_path=loaded.path,
+        config_source=loaded.source,
+        resolved=loaded.resolved(),
+        overrides=loaded.overrides,
+        command=command,
+        project_root=PROJECT_ROOT,
+    )
+
+
+def _run_steps(
+    loaded: LoadedConfig, paths: RunPaths, run_id: str, directory: Path, stop: StopRequests
+) -> None:
+    """STEP 0 to 2, then the results into config.yaml, however it ended."""
+    started_at = utc_now()
+    launch = plan_launch(loaded.config, paths, run_id)
+    ending = _Ending(RunStatus.FAILED, int(ExitCode.FAILED), "a bug of the pipeline")
+    try:
+        _data_and_training(loaded, paths, launch, run_id, directory, stop)
+        ending = _Ending(RunStatus.COMPLETED, int(ExitCode.DONE))
+    except PipelineError as error:
+        ending = _ending_of(error)
+        raise
+    finally:
+        described = {
+            "id": run_id,
+            "status": ending.status.value,
+            "exit_code": int(ending.exit_code),
+            "started_at": started_at,
+            "completed_at": utc_now(),
+            "overrides": list(loaded.overrides),
+            "notes": ending.notes,
+        }
+        output = collect_output(paths, run=described, training_log=launch.log_file)
+        written = write_back(loaded.path, paths, output)
+        record.add(directory, "output.json", json.dumps(output, indent=2).encode())
+        logger.info("results -> %s", written)
+
+
+def _data_and_training(
+    loaded: LoadedConfig,
+    paths: RunPaths,
+    launch: Launch,
+    run_id: str,
+    directory: Path,
+    stop: StopRequests,
+) -> None:
+    with _data_lock(paths):
+        data_file = prepare_data(loaded.config, paths, stop, register=True)
+    stop.check()
+    model = model_path(loaded.config, paths, build=True)
+    values = training_values(loaded.config, paths, model=model)
+    write_text(launch.train_yaml, render_train_yaml(values, loaded.path))
+    record.add(directory, "train.yaml", launch.train_yaml)
+    if values.get("deepspeed"):
+        record.add(directory, "deepspeed.json", Path(values["deepspeed"]))
+    record.add(directory, "datasets.json", _dataset_hashes(paths, data_file))
+    record.add(directory, "train_command.json", json.dumps(launch.argv, indent=2).encode())
+    logger.info("step 2: %s", " ".join(launch.argv))
+    train(loaded, paths, launch, run_id, stop)
+    logger.info("step 2: done -> %s", paths.output_dir)
+
+
+@contextmanager
+def _data_lock(paths: RunPaths) -> Any:
+    """Two runs that share a data_name convert it one after the other."""
+    lock = filelock.FileLock(paths.artifacts / "locks" / f"data-{paths.data_name}.lock")
+    lock_file = Path(lock.lock_file)
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        logger.info("waiting for another run that prepares %s", paths.data_name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _dataset_hashes(paths: RunPaths, data_file: Path) -> bytes:
+    files = [data_file, paths.im_file, paths.dataset_dir / "dataset_info.json"]
+    hashes = {
+        str(file): {"sha256": sha256_file(file), "size_bytes": file.stat().st_size}
+        for file in files
+        if file.is_file()
+    }
+    return json.dumps(hashes, indent=2).encode()
+
+
+def _ending_of(error: PipelineError) -> _Ending:
+    if isinstance(error, InterruptedRun):
+        status = RunStatus.INTERRUPTED
+    elif error.exit_code == ExitCode.REFUSED:
+        status = RunStatus.REFUSED
+    else:
+        status = RunStatus.FAILED
+    return _Ending(status, int(error.exit_code), str(error))

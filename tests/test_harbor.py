@@ -1,0 +1,153 @@
+"""Rewards, ids and the choice of trials, whatever part of a Harbor job is missing or broken.
+
+Run: pytest tests/test_harbor.py
+"""
+
+import json
+
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.harbor import read_job, select
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def job_result(**rewards_by_eval):
+    return {"stats": {"evals": {k: {"reward_stats": v} for k, v in rewards_by_eval.items()}}}
+
+
+def make_trials(job, *names):
+    for name in names:
+        write(job / name / "config.json", {"task": {"path": f"tasks/{name.split('__x')[0]}"}})
+        (job / name / "agent").mkdir()
+
+
+def rewards(job):
+    return {trial.name: trial.reward for trial in read_job(job).trials}
+
+
+def choose(job, status="resolved", is_excluded=lambda _: False, cap=0, seed=1):
+    return select(read_job(job), status, is_excluded, cap, seed)
+
+
+def names(selection):
+    return [trial.name for trial in selection.trials]
+
+
+def test_rewards_of_all_evals_and_spellings_are_read(tmp_path):
+    make_trials(tmp_path, "a", "b", "c", "d")
+    evals = job_result(
+        one={"reward": {"1": ["a"], "0.5": ["b"]}},
+        two={"tests_passed": {"1.0": ["c"], "0": ["d"]}},
+    )
+    write(tmp_path / "result.json", evals)
+    assert rewards(tmp_path) == {"a": 1.0, "b": 0.5, "c": 1.0, "d": 0.0}
+
+
+def test_without_job_result_the_trials_own_files_count(tmp_path):
+    make_trials(tmp_path, "a", "b", "c", "d", "e")
+    write(tmp_path / "result.json", '{"stats": {"evals"')
+    write(tmp_path / "a" / "result.json", {"verifier_result": {"rewards": {"reward": 1}}})
+    write(tmp_path / "b" / "result.json", {"verifier_result": {"reward": 0.0}})
+    write(tmp_path / "c" / "verifier" / "reward.txt", "1.0\n")
+    write(tmp_path / "d" / "verifier" / "reward.json", {"score": 0.25})
+    write(tmp_path / "e" / "verifier" / "reward.txt", "")
+    assert rewards(tmp_path) == {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.25, "e": None}
+    assert "result.json: cannot be read" in read_job(tmp_path).notes[0]
+
+
+def test_reward_and_exception_are_independent(tmp_path):
+    make_trials(tmp_path, "a")
+    result = job_result(one={"reward": {"1.0": ["a"]}})
+    result["stats"]["evals"]["one"]["exception_stats"] = {"AgentTimeoutError": ["a"]}
+    write(tmp_path / "result.json", result)
+    (trial,) = choose(tmp_path).trials
+    assert (trial.reward, trial.exception) == (1.0, "AgentTimeoutError")
+
+
+def test_several_rewards_of_one_trial_count_as_the_lowest(tmp_path):
+    make_trials(tmp_path, "a", "b")
+    evals = job_result(one={"reward": {"1.0": ["a", "b"]}}, two={"reward": {"0.0": ["a"]}})
+    write(tmp_path / "result.json", evals)
+    assert rewards(tmp_path) == {"a": 0.0, "b": 1.0}
+    assert "a has several rewards" in read_job(tmp_path).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "result", "expected"),
+    [
+        ({"task": {"path": "some/dir/acme__lib-7/"}}, None, "acme__lib-7"),
+        (None, {"task_id": {"git_url": "u", "path": "tasks/build-x"}}, "build-x"),
+        (None, {"task_name": "build-y"}, "build-y"),
+        ({"task": {}}, None, "a_long__name-1"),
+        ("{broken", None, "a_long__name-1"),
+    ],
+)
+def test_instance_id_falls_back_step_by_step(config, result, expected, tmp_path):
+    trial = tmp_path / "a_long__name-1__Ab3dE9x"
+    (trial / "agent").mkdir(parents=True)
+    if config is not None:
+        write(trial / "config.json", config)
+    if result is not None:
+        write(trial / "result.json", result)
+    assert read_job(tmp_path).trials[0].instance_id == expected
+
+
+def test_status_selects_by_reward(tmp_path):
+    make_trials(tmp_path, "a", "b", "c", "d")
+    write(tmp_path / "result.json", job_result(one={"reward": {"1.0": ["a"], "0.5": ["b"]}}))
+    write(tmp_path / "c" / "verifier" / "reward.txt", "0")
+    assert names(choose(tmp_path, "resolved")) == ["a"]
+    assert names(choose(tmp_path, "unresolved")) == ["b", "c"]
+    assert names(choose(tmp_path, "all")) == ["a", "b", "c", "d"]
+    reasons = {r.trial: (r.reason.value, r.message) for r in choose(tmp_path).rejects}
+    assert reasons == {
+        "b": ("other_status", "reward 0.5, wanted resolved"),
+        "c": ("other_status", "reward 0, wanted resolved"),
+        "d": ("no_reward", "no reward, so it is not known to be resolved"),
+    }
+
+
+def test_job_without_any_reward_is_taken_whole_and_says_so(tmp_path):
+    make_trials(tmp_path, "a", "b")
+    selection = choose(tmp_path)
+    assert names(selection) == ["a", "b"]
+    assert selection.notes == [
+        "no trial has a reward: instance_status resolved is ignored, all are taken"
+    ]
+
+
+def test_cap_draws_the_same_trials_for_the_same_seed(tmp_path):
+    make_trials(tmp_path, *(f"t{i}" for i in range(9)))
+    first, again, other = (choose(tmp_path, cap=4, seed=seed) for seed in (1, 1, 2))
+    assert names(first) == names(again) == sorted(names(first))
+    assert len(first.trials) == 4
+    assert names(first) != names(other)
+    assert len(first.rejects) == 5
+    assert first.rejects[0].message == "not among the 4 trials drawn with seed 1"
+    assert len(choose(tmp_path, cap=99).trials) == 9
+
+
+def test_excluded_repositories_are_named(tmp_path):
+    make_trials(tmp_path, "django__django-1")
+    (reject,) = choose(tmp_path, is_excluded=lambda name: name.startswith("django")).rejects
+    assert reject.message == "django__django-1 is a task of an excluded repository"
+
+
+def test_trials_in_the_result_without_directory_are_noted(tmp_path):
+    make_trials(tmp_path, "a")
+    write(tmp_path / "result.json", job_result(one={"reward": {"1.0": ["a", "gone"]}}))
+    assert read_job(tmp_path).notes == ["result.json names 1 trials without directory: gone ..."]
+
+
+@pytest.mark.parametrize(("exists", "message"), [(False, "no such directory"), (True, "no trial")])
+def test_missing_or_empty_job_is_refused(exists, message, tmp_path):
+    job = tmp_path / "job"
+    if exists:
+        (job / "logs").mkdir(parents=True)
+    with pytest.raises(DataError, match=message):
+        read_job(job)
