@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+
 
 def build_torchrun_argv(nproc_per_node: int, train_yaml: Path, log_dir: Path) -> list[str]:
     """torchrun with one process per accelerator; it picks a free port for the rendezvous itself.
@@ -39,9 +41,11 @@ def build_environment(
         "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",
         "TOKENIZERS_PARALLELISM": "true",
     }
+    # An outer launcher's place in its own world would be mistaken for ours.
+    inherited = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
     return {
         **defaults,
-        **os.environ,
+        **inherited,
         "FORCE_TORCHRUN": "1",
         "NPROC_PER_NODE": str(nproc_per_node),
         "PYTHONUNBUFFERED": "1",
