@@ -157,3 +157,7 @@ def test_a_long_line_is_redacted_in_time_linear_in_its_length() -> None:
     assert redact_text("a" * 200_000) == "a" * 200_000
     assert redact_text("password=" * 20_000).startswith("password=<redacted>")
     assert redact_text("x:// " * 40_000) == "x:// " * 40_000
+
+
+def test_an_empty_diff_stays_empty():
+    assert redact_diff("") == ""

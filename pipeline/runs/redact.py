@@ -78,8 +78,9 @@ def redact_text(text: str) -> str:
 def redact_diff(diff: str) -> str:
     """A git diff without its secrets; in source code, only quoted values can be secrets."""
     starts = [match.start() for match in _DIFF_FILE.finditer(diff)]
-    pieces = [diff[: starts[0]] if starts else diff]
-    for start, end in zip(starts, [*starts[1:], len(diff)], strict=True):
+    ends = [*starts[1:], len(diff)]
+    pieces = [diff[: starts[0]] if starts else _redact(diff, bare_values=True)]
+    for start, end in zip(starts, ends, strict=False):  # no file, no start
         match = _DIFF_FILE.match(diff, start)
         is_code = match is not None and match["suffix"] in _SOURCE_CODE
         pieces.append(_redact(diff[start:end], bare_values=not is_code))
