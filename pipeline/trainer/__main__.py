@@ -63,5 +63,17 @@ def _configure_logging(rank: int) -> None:
     quiet_libraries()
 
 
+def _exit(status: int) -> None:
+    """End without the interpreter's teardown.
+
+    Libraries keep process groups alive until then, and their threads abort it now and then
+    ("terminate called without an active exception"): a finished run would count as crashed.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _exit(main(sys.argv[1:]))

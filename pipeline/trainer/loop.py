@@ -68,6 +68,7 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     stop.training = True
     run.steps(stop)
     run.finish()
+    distributed.barrier()  # a rank that leaves early would be taken for lost
     distributed.close()
 
 
