@@ -123,8 +123,23 @@ def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed) -> None:
     ]
     for conversation in parsed.conversations:
         trajectory = _trajectory(conversation, trial, converted)
-        converted.im_lines.append(encode_json(to_record(trajectory)))
-        converted.lf_rows.append(encode_json(to_sharegpt(trajectory)))
+        try:
+            im_line, lf_row = (
+                encode_json(to_record(trajectory)),
+                encode_json(to_sharegpt(trajectory)),
+            )
+        except UnicodeEncodeError:  # the messages were checked, the rest of the log was not
+            reject = Reject(
+                trial=trial.name,
+                reason=RejectReason.LONE_SURROGATE,
+                message="model name, ids or usage: not valid Unicode",
+                source_file=converted.source_file,
+                chain=conversation.chain_id,
+            )
+            converted.rejects.append(reject)
+            continue
+        converted.im_lines.append(im_line)
+        converted.lf_rows.append(lf_row)
         converted.stats.append(_stats(conversation, converted.scaffold))
 
 

@@ -123,7 +123,7 @@ def test_job_without_any_reward_is_taken_whole_and_says_so(tmp_path):
 
 def test_cap_draws_the_same_trials_for_the_same_seed(tmp_path):
     make_trials(tmp_path, *(f"t{i}" for i in range(9)))
-    first, again, other = (choose(tmp_path, cap=4, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (choose(tmp_path, cap=4, seed=seed) for seed in (1, 1, 3))
     assert names(first) == names(again) == sorted(names(first))
     assert len(first.trials) == 4
     assert names(first) != names(other)

@@ -76,7 +76,7 @@ def test_concurrent_registrations_all_survive(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{\n  "a": {},\n}', r"dataset_info.json:3:1: not JSON"),
+        (b'{\n  "a" {}\n}', r"dataset_info.json:2:7: not JSON"),
         (b"", r"dataset_info.json:1:1: not JSON"),
         (b"[]", r"dataset_info.json: not a JSON object \(got list\)"),
         (b'{"\xff": 1}', r"dataset_info.json: not UTF-8"),

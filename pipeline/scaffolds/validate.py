@@ -134,8 +134,6 @@ def _find_tools_defect(tools: list[dict]) -> Defect | None:
         found = _MARKER.search(encode_json(tools).decode())
     except UnicodeEncodeError:
         return Defect(RejectReason.LONE_SURROGATE, "tools: not valid Unicode")
-    except OverflowError:
-        return Defect(RejectReason.BAD_TOOLS, "tools: holds an integer of more than 64 bits")
     if found:
         return Defect(RejectReason.STRUCTURAL_TOKEN, f"tools: contains {found[0]}")
     return None
