@@ -4,9 +4,13 @@ Run: pytest tests/test_scaffold_proxy_log.py
 """
 
 import json
+import random
 import time
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.scaffolds import SCAFFOLDS, detect
 from pipeline.scaffolds.parsed import Parsed
@@ -279,6 +283,44 @@ def test_agent_is_detected_by_name_then_by_prompt_then_by_tools(agent, system, t
     messages = [{"role": "system", "content": system}, user("u")]
     lines = [b"{broken\n", json.dumps(record(messages, say("x"), tools=schemas)).encode()]
     assert detect(agent, ["litellm-trajectory.jsonl"], lambda _: lines) == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10**9))
+def test_any_tree_of_calls_gives_its_leaves_and_trains_every_answer_once(seed):
+    """An agent whose session is forked at will, logged out of order and partly twice."""
+    draw = random.Random(seed)
+    histories = [[user("u")]]
+    records, answers = [], set()
+    for number in range(draw.randint(1, 12)):
+        history = draw.choice(histories)
+        answer = call(f"c{number}", f"echo {number}", reasoning_content=f"why {number}")
+        answers.add(f"why {number}")
+        records.append(record(history, answer))
+        echo = {key: value for key, value in answer.items() if key != "reasoning_content"}
+        histories.append([*history, echo, tool(f"c{number}", f"out {number}")])
+    extended = {json.dumps(r["request_body"]["messages"][-1]) for r in records}
+    leaves = sum(json.dumps(history[-1]) not in extended for history in histories[1:])
+    records += draw.choices(records, k=3)
+    draw.shuffle(records)
+    parsed = parse(*records)
+    trained = Counter(
+        message.reasoning_content
+        for conversation in parsed.conversations
+        for message in conversation.messages
+        if message.role == "assistant" and message.weight
+    )
+    assert trained == Counter(answers)
+    assert (len(parsed.conversations), parsed.rejects) == (leaves, [])
+    assert parsed.counts == {"duplicate_calls": 3}
+
+
+def test_turn_that_resembles_two_others_hides_neither():
+    one, two = call("1", text="a"), call("2", text="b")
+    mixed = [user("u"), call("2", text="a"), tool("2")]
+    parsed = parse(record([user("u")], one), record([user("u")], two), record(mixed, say("done")))
+    contents = [[m.content for m in c.messages if m.weight] for c in parsed.conversations]
+    assert contents == [["u", "b", "out", "done"], ["u", "a"]]
 
 
 def test_long_log_takes_time_in_proportion_to_its_size():

@@ -146,3 +146,11 @@ def test_trajectory_is_detected_by_its_agent():
 
     assert found("terminus-2") == "terminus2"
     assert found("openhands") is None
+
+
+def test_trajectory_is_detected_beside_a_log_of_unknown_calls():
+    files = {
+        "litellm-trajectory.jsonl": b"{}",
+        "trajectory.json": b'{"agent": {"name": "Terminus2-fork"}, "steps": []}',
+    }
+    assert detect("", list(files), lambda name: [files[name]]) == "terminus2"

@@ -42,7 +42,8 @@ def detect(
     """The scaffold of one trial, or None.
 
     By the agent's name in the trial config if its file is there, else by the prompt and tools of
-    the first calls in the log, else by the only trajectory.json. `read` yields a file's lines.
+    the first calls in the log, else by the agent that trajectory.json names. `read` yields the
+    lines of a file.
     """
     plain = "".join(character for character in agent_name.lower() if character.isalnum())
     for name, scaffold in SCAFFOLDS.items():
@@ -53,7 +54,6 @@ def detect(
             for name, scaffold in SCAFFOLDS.items():
                 if scaffold.wrote and scaffold.wrote(system, tools):
                     return name
-        return None
     if ATIF in file_names and terminus2.wrote(b"".join(read(ATIF))):
         return "terminus2"
     return None

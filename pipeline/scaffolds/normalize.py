@@ -27,8 +27,8 @@ class Turn:
 
     message: Message
     keys: tuple[bytes, ...]
-    """Digests; two turns at the same place are the same if they share one. Reasoning does not
-    count: clients drop or alter it when they send a turn back."""
+    """Digests, the surest first; two turns at the same place are the same if they share one.
+    Reasoning does not count: clients drop or alter it when they send a turn back."""
     defect: Defect | None = None
 
 
@@ -168,11 +168,11 @@ def _turn(message: Message, defect: Defect | None = None) -> Turn:
         key = _digest([message.role, message.content, message.tool_call_id, message.is_error])
         return Turn(message, (key,), defect)
     calls = [[call.name, _comparable(call.arguments)] for call in message.tool_calls]
-    keys = [_digest(["assistant", message.content.strip(), calls])]
+    keys = (_digest(["assistant", message.content.strip(), calls]),)
     if calls and all(call.id for call in message.tool_calls):
         # Clients trim or drop the text beside calls, but the ids prove that it is the same turn.
-        keys.append(_digest(["calls", [call.id for call in message.tool_calls], calls]))
-    return Turn(message, tuple(keys), defect)
+        keys = (_digest(["calls", [call.id for call in message.tool_calls], calls]), *keys)
+    return Turn(message, keys, defect)
 
 
 def _comparable(arguments: str) -> str:

@@ -78,9 +78,11 @@ class _Node:
         return nodes[::-1]
 
     def child(self, turn: Turn) -> "_Node":
-        node = next((self.children[key] for key in turn.keys if key in self.children), None)
-        node = node or _Node(tools=self.tools, parent=self)
-        self.children.update(dict.fromkeys(turn.keys, node))
+        found = (self.children[key] for key in turn.keys if key in self.children)
+        node = next(found, None) or _Node(tools=self.tools, parent=self)
+        for key in turn.keys:
+            # A key that already stands for another turn keeps doing so: none may be lost.
+            self.children.setdefault(key, node)
         return node
 
     def message(self) -> Message:
