@@ -10,13 +10,18 @@ gradient checkpointing on or off. Bytes per parameter, N ranks:
     ZeRO-2/3, fp32  4 (/ N)     4 (/ N)     12 / N
 """
 
+import atexit
+import shutil
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from pipeline.builtin import ensure_builtin, is_builtin
 from pipeline.config.shipped import resolve_shipped
 from pipeline.preflight.report import Context
-from pipeline.step2_train import model_path, nproc_per_node
+from pipeline.step2_train import EXAMPLES, model_path, nproc_per_node
 from pipeline.trainer.parallel.deepspeed_config import read_deepspeed_config
 
 
@@ -61,30 +66,14 @@ def model_size(context: Context) -> ModelSize | None:
 
 def readable_model(context: Context) -> str:
     """What to load tokenizer and config from; a builtin model not built yet is built aside."""
-    from pipeline.builtin import is_builtin
-
     path = model_path(context.config, context.paths, build=False)
     name = context.given.model.model_name_or_path
-    return _built_aside(name) if is_builtin(name) and not _is_dir(path) else path
-
-
-def _is_dir(path: str) -> bool:
-    from pathlib import Path
-
-    return Path(path).is_dir()
+    return _built_aside(name) if is_builtin(name) and not Path(path).is_dir() else path
 
 
 @lru_cache(maxsize=2)
 def _built_aside(name: str) -> str:
     """In a temporary directory that goes away with this process: a dry run changes no file."""
-    import atexit
-    import shutil
-    import tempfile
-    from pathlib import Path
-
-    from pipeline.builtin import ensure_builtin
-    from pipeline.step2_train import EXAMPLES
-
     scratch = Path(tempfile.mkdtemp(prefix="sft-dryrun-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     return str(ensure_builtin(name, scratch, EXAMPLES))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from pipeline.config.shipped import resolve_shipped
 from pipeline.errors import DataError
@@ -14,6 +13,7 @@ from pipeline.sharegpt import from_sharegpt
 from pipeline.step2_train import nproc_per_node, visible_accelerators
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.render import Example, Renderer
+from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.parallel.deepspeed_config import fill_deepspeed_config, read_deepspeed_config
 
 _GIB = 2**30
@@ -37,30 +37,15 @@ def check_training(context: Context) -> Iterator[Check]:
     yield from _check_deepspeed(context, size)
     if context.given.infrastructure.engine != "native":
         return
-    renderer = Renderer(_load_tokenizer(context))
+    model = context.given.model
+    source = TokenizerSource(readable_model(context), model.model_revision, model.trust_remote_code)
+    renderer = Renderer(source.load())
     yield Check("OK", "template", "the tokenizer has a chat template")
     sample = sample_rows_of(context)
     if sample is None:
         yield Check("WARN", "tokens", "no data on this disk yet; tokens and steps are unknown")
         return
     yield from _check_tokens(context, size, renderer, sample)
-
-
-def _load_tokenizer(context: Context) -> Any:
-    from transformers import AutoTokenizer
-
-    model = context.given.model
-    try:
-        return AutoTokenizer.from_pretrained(
-            readable_model(context),
-            revision=model.model_revision,
-            trust_remote_code=model.trust_remote_code,
-        )
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(
-            f"{model.model_name_or_path}: the tokenizer cannot be loaded: {reason}"
-        ) from error
 
 
 def _check_length(context: Context, size: ModelSize) -> Iterator[Check]:

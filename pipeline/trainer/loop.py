@@ -336,6 +336,13 @@ def _announce(
         f"{counts.trained_tokens:,}",
         100 * counts.trained_tokens / counts.tokens,
     )
+    extra = counts.examples - (counts.rows - counts.rows_rejected - counts.rows_over_cutoff)
+    if extra > 0:
+        logger.info(
+            "%d turns have an example of their own: the chat template shows them differently in "
+            "later history than the model generates them",
+            extra,
+        )
     if counts.rows_rejected:
         logger.warning(
             "%d rows cannot be rendered and are left out: %s",

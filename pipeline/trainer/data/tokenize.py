@@ -10,7 +10,7 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TrainError
 from pipeline.sharegpt import from_sharegpt
 from pipeline.trainer.data.dataset import Dataset
 from pipeline.trainer.data.render import Example, Renderer
@@ -28,13 +28,21 @@ class TokenizerSource:
     trust_remote_code: bool
 
     def load(self) -> Any:
+        """Raises: TrainError: there is no tokenizer, on this machine or within reach."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(
-            self.model_name_or_path,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-        )
+        try:
+            return AutoTokenizer.from_pretrained(
+                self.model_name_or_path,
+                revision=self.revision,
+                trust_remote_code=self.trust_remote_code,
+            )
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TrainError(
+                f"{self.model_name_or_path}: cannot load the tokenizer: {reason}; check "
+                "model.model_name_or_path"
+            ) from error
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the ids: vocabulary, merges, added tokens, template."""
