@@ -54,6 +54,10 @@ def convert_trial(trial: Trial, scaffold_name: str) -> ConvertedTrial:
     """
     try:
         return _convert(trial, scaffold_name)
+    except OSError as error:
+        message = f"{error.filename or trial.directory}: {error.strerror}"
+        reject = Reject(trial.name, RejectReason.UNREADABLE_FILE, message)
+        return ConvertedTrial(trial.name, rejects=[reject])
     except Exception as error:
         error.add_note(f"while converting {trial.directory}")
         raise

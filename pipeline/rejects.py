@@ -27,6 +27,7 @@ class RejectReason(StrEnum):
     SIDE_CALL = "side_call"
     # The raw file.
     MISSING_TRAJECTORY = "missing_trajectory"
+    UNREADABLE_FILE = "unreadable_file"
     UNKNOWN_SCAFFOLD = "unknown_scaffold"
     BAD_JSON = "bad_json"
     BAD_RECORD = "bad_record"

@@ -109,27 +109,7 @@ def convert(
     # Taken before anything is read: a file that changes meanwhile will not look current.
     states = _input_states(job_dir)
     selection = _select(job_dir, options)
-    tally = Tally()
-    tally.add_unselected(selection.rejects)
-    with contextlib.ExitStack() as stack:
-        im = stack.enter_context(atomic_open(im_file))
-        lf = stack.enter_context(atomic_open(lf_file))
-        results = stack.enter_context(_converted(selection, options))
-        writer = RowWriter(lf)
-        for number, converted in enumerate(results, 1):
-            tally.add(converted)
-            for im_line, lf_row in zip(converted.im_lines, converted.lf_rows, strict=True):
-                im.write(im_line + b"\n")
-                writer.write(lf_row)
-            if state := states.get(converted.source_file):
-                states[converted.source_file] = replace(state, sha256=converted.source_sha256)
-            if progress:
-                progress.update(number, len(selection.trials))
-        writer.close()
-        assert tally.num_read == tally.num_kept + tally.num_rejected
-        lines = (encode_json(reject.to_record()) + b"\n" for reject in tally.rejects)
-        write_bytes(outputs["rejected.jsonl"], b"".join(lines))
-        _check_yield(tally, len(selection.trials), job_dir, outputs["rejected.jsonl"], options)
+    tally = _write_data(selection, options, outputs, states, progress)
     write_json(outputs["stats.json"], tally.record())
     states_out = {
         name: FileState.of(path, sha256_file(path)) for name, path in sorted(outputs.items())
@@ -145,6 +125,38 @@ def convert(
         outputs=outputs,
         notes=tuple(selection.notes),
     )
+
+
+def _write_data(
+    selection: Selection,
+    options: ConvertOptions,
+    outputs: dict[str, Path],
+    states: dict[str, FileState],
+    progress: Progress | None,
+) -> Tally:
+    """Convert the trials and write all files but stats and manifest; fills hashes into `states`."""
+    tally = Tally()
+    tally.add_unselected(selection.rejects)
+    with contextlib.ExitStack() as stack:
+        im = stack.enter_context(atomic_open(outputs["im"]))
+        lf = stack.enter_context(atomic_open(outputs["lf"]))
+        results = stack.enter_context(_converted(selection, options))
+        writer = RowWriter(lf)
+        for number, converted in enumerate(results, 1):
+            tally.add(converted)
+            for im_line, lf_row in zip(converted.im_lines, converted.lf_rows, strict=True):
+                im.write(im_line + b"\n")
+                writer.write(lf_row)
+            if state := states.get(converted.source_file):
+                states[converted.source_file] = replace(state, sha256=converted.source_sha256)
+            if progress:
+                progress.update(number, len(selection.trials))
+        writer.close()
+        assert tally.num_read == tally.num_kept + tally.num_rejected
+        lines = (encode_json(reject.to_record()) + b"\n" for reject in tally.rejects)
+        write_bytes(outputs["rejected.jsonl"], b"".join(lines))
+        _check_yield(tally, len(selection.trials), outputs["rejected.jsonl"], options)
+    return tally
 
 
 def stale_reason(
@@ -261,7 +273,7 @@ def _code() -> str:
 
 
 def _check_yield(
-    tally: Tally, num_selected: int, job_dir: Path, rejected_file: Path, options: ConvertOptions
+    tally: Tally, num_selected: int, rejected_file: Path, options: ConvertOptions
 ) -> None:
     limit = options.max_reject_fraction
     if tally.num_kept and tally.num_defective <= limit * num_selected:
@@ -270,8 +282,9 @@ def _check_yield(
     if tally.num_kept == 0:
         what = f"none of {tally.num_read:,} trials was kept"
     raise DataError(
-        f"{job_dir}: {what} ({tally.top_reasons()}; max_reject_fraction {limit:g}); "
-        f"see {rejected_file}"
+        f"{rejected_file}: {what} ({tally.top_reasons()}); this file says why for each; a wider "
+        "instance_status or a higher runtime_info.input.conversion.max_reject_fraction "
+        f"(now {limit:g}) lets more pass"
     )
 
 

@@ -5,6 +5,8 @@ Run: pytest tests/test_step0.py
 
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import convert_trial, workers
+from pipeline import convert_trial, progress, workers
 from pipeline.errors import DataError
 from pipeline.scaffolds import SCAFFOLDS
 from pipeline.step0_convert import ConvertOptions, convert, peek, stale_reason
@@ -34,8 +36,8 @@ OPTIONS = ConvertOptions(
 FILES = ("im.jsonl", "lf.json", "lf.rejected.jsonl", "lf.stats.json", "lf.manifest.json")
 
 
-def run(job, out, progress=None, **options):
-    return convert(job, out / "im.jsonl", out / "lf.json", replace(OPTIONS, **options), progress)
+def run(job, out, display=None, **options):
+    return convert(job, out / "im.jsonl", out / "lf.json", replace(OPTIONS, **options), display)
 
 
 def read_rejects(out):
@@ -144,8 +146,9 @@ def test_too_many_defects_stop_the_step_but_the_rejects_are_written(tmp_path):
     with pytest.raises(DataError) as error:
         run(job, tmp_path / "out")
     assert str(error.value) == (
-        f"{job}: 2 of 3 selected trials cannot be used (2 structural_token; "
-        f"max_reject_fraction 0.5); see {tmp_path / 'out' / 'lf.rejected.jsonl'}"
+        f"{tmp_path / 'out' / 'lf.rejected.jsonl'}: 2 of 3 selected trials cannot be used "
+        "(2 structural_token); this file says why for each; a wider instance_status or a higher "
+        "runtime_info.input.conversion.max_reject_fraction (now 0.5) lets more pass"
     )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["lf.rejected.jsonl"]
     assert len(read_rejects(tmp_path / "out")) == 2
@@ -155,7 +158,7 @@ def test_too_many_defects_stop_the_step_but_the_rejects_are_written(tmp_path):
 def test_job_of_which_nothing_is_kept_is_refused(tmp_path):
     job = make_job(tmp_path / "job", a=GOOD)
     (job / "a" / "result.json").write_text('{"verifier_result": {"rewards": {"reward": 0}}}')
-    with pytest.raises(DataError, match=r"none of 1 trials was kept \(1 other_status;"):
+    with pytest.raises(DataError, match=r"none of 1 trials was kept \(1 other_status\);"):
         run(job, tmp_path / "out", max_reject_fraction=1.0)
 
 
@@ -229,6 +232,48 @@ def test_metadata_that_cannot_be_written_is_refused(tmp_path):
     run(make_job(tmp_path / "job", a=[record], b=GOOD), tmp_path / "out")
     (reject,) = read_rejects(tmp_path / "out")
     assert (reject["trial"], reject["reason"]) == ("a", "lone_surrogate")
+
+
+def test_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    def fail(lines, siblings):
+        raise OSError(5, "Input/output error", "litellm-trajectory.jsonl")
+
+    scaffold = replace(SCAFFOLDS["claude-code"], parse=fail)
+    monkeypatch.setitem(convert_trial.SCAFFOLDS, "claude-code", scaffold)
+    with pytest.raises(DataError, match=r"none of 1 trials was kept \(1 unreadable_file\)"):
+        run(make_job(tmp_path / "job", a=GOOD), tmp_path / "out")
+    (reject,) = read_rejects(tmp_path / "out")
+    assert reject["message"] == "litellm-trajectory.jsonl: Input/output error"
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path):
+    job = make_job(tmp_path / "job", **{f"t{i}": GOOD for i in range(40)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run(job, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_shipped_example_job_is_what_its_script_writes(tmp_path):
+    script = ROOT / "examples" / "make_job.py"
+    subprocess.run([sys.executable, "-B", str(script), str(tmp_path / "job")], check=True)
+
+    def content(job):
+        return {p.relative_to(job): p.read_bytes() for p in job.rglob("*") if p.is_file()}
+
+    assert content(tmp_path / "job") == content(EXAMPLE_JOB)
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
+    with progress.show_progress("step 0", "trials") as display:
+        display.update(1, 4)
+    line = capsys.readouterr().err
+    assert re.fullmatch(r"step 0: 1 of 4 trials, [\d.]+ trials/s, \d+ s left\n", line)
 
 
 def test_bug_in_a_parser_names_the_trial(tmp_path, monkeypatch):
