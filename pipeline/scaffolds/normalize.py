@@ -18,7 +18,8 @@ from pipeline.trajectory import Message, ToolCall
 # How vLLM joins the text parts of one message for templates that take strings.
 PART_SEPARATOR = "\n"
 IMAGE_PLACEHOLDER = "[image]"
-_IMAGE_TYPES = frozenset({"image", "image_url", "input_image"})
+_TEXT_TYPES = ("text", "input_text", "output_text")
+_IMAGE_TYPES = ("image", "image_url", "input_image")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +79,7 @@ def _text(content: Any, counts: Counter[str]) -> tuple[str, Defect | None]:
 
 def _block_text(block: dict[str, Any], counts: Counter[str]) -> tuple[str, Defect | None]:
     kind = block.get("type")
-    if kind in ("text", "input_text", "output_text") and isinstance(block.get("text"), str):
+    if kind in _TEXT_TYPES and isinstance(block.get("text"), str):
         return block["text"], None
     if kind in _IMAGE_TYPES:
         counts["images"] += 1
@@ -116,7 +117,7 @@ def normalize_assistant(value: dict[str, Any], counts: Counter[str]) -> Turn:
     texts: list[str] = []
     calls: list[ToolCall] = []
     defect: Defect | None = None
-    for block in [*_blocks(value.get("thinking_blocks")), *_blocks(value.get("content"))]:
+    for block in [*_objects(value.get("thinking_blocks")), *_blocks(value.get("content"))]:
         kind = block.get("type")
         if kind == "thinking":
             thoughts.append(str(block.get("thinking") or ""))
@@ -129,13 +130,13 @@ def normalize_assistant(value: dict[str, Any], counts: Counter[str]) -> Turn:
             defect = defect or block_defect
             texts.append(text)
     known = {call.id for call in calls}
-    for raw in value.get("tool_calls") or []:
-        function = raw.get("function") or {} if isinstance(raw, dict) else {}
-        call = _call(raw.get("id"), function.get("name"), function.get("arguments"))
+    for function, identity in _functions(value.get("tool_calls")):
+        call = _call(identity, function.get("name"), function.get("arguments"))
         if not call.id or call.id not in known:  # LiteLLM may hold one call in both forms
             calls.append(call)
-    if value.get("function_call"):
-        defect = defect or _unsupported("function_call, the predecessor of tool_calls")
+    for key in ("function_call", "tool_calls"):
+        if value.get(key) and (key == "function_call" or not _functions(value[key])):
+            defect = defect or _unsupported(f"this form of {key}")
     reasoning = value.get("reasoning_content") or value.get("reasoning")
     if not isinstance(reasoning, str):
         # thinking_blocks and content may repeat the same thought.
@@ -144,6 +145,19 @@ def normalize_assistant(value: dict[str, Any], counts: Counter[str]) -> Turn:
     if not reasoning:
         reasoning, content = split_think(content)
     return _turn(Message("assistant", content, reasoning, calls), defect)
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """A list of objects as it is, [] for anything else."""
+    is_list = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    return value if is_list else []
+
+
+def _functions(tool_calls: Any) -> list[tuple[dict[str, Any], Any]]:
+    """(function, id) of OpenAI calls; [] if they are not all of that form."""
+    calls = _objects(tool_calls)
+    functions = _objects([call.get("function") for call in calls])
+    return [(function, call.get("id")) for function, call in zip(functions, calls, strict=False)]
 
 
 def split_think(content: str) -> tuple[str, str]:

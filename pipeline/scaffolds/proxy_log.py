@@ -177,8 +177,10 @@ class _Log:
         """Conversations with different tools never share turns: they show different prompts."""
         node = self._root_of.get(raw_tools)
         if node is None:
-            value = parse_json(raw_tools)[0]
-            tools = [proxy_record.tool_schema(tool) for tool in value or []]
+            value = parse_json(raw_tools)[0] or []
+            if not isinstance(value, list):
+                raise msgspec.ValidationError("tools: not a list")
+            tools = [proxy_record.tool_schema(tool) for tool in value]
             node = self._roots.setdefault(json.dumps(tools), _Node(tools=tools))
             self._root_of[raw_tools] = node
         return node

@@ -14,7 +14,7 @@ from pipeline.jsonl import parse_json, parse_json_leniently
 
 NULL = msgspec.Raw(b"null")
 _GEN_PARAMS = ("model", "max_tokens", "temperature", "top_p")
-_TRUNCATED = frozenset({"length", "max_tokens"})
+_TRUNCATED = ("length", "max_tokens")
 
 
 class Record(msgspec.Struct):
@@ -92,12 +92,16 @@ def _decode(data: bytes, kind: type[_Body]) -> _Body:
         value = _parse(data)
     if not isinstance(value, dict):
         raise msgspec.ValidationError(f"expected an object (got {type(value).__name__})")
+    known = {name: value[name] for name in kind.__struct_fields__ if name in value}
     for name in ("request_body", "response_body", "tools"):
-        if name in value:
-            value[name] = _to_raw(value[name])
-    if isinstance(value.get("messages"), list):
-        value["messages"] = [_to_raw(message) for message in value["messages"]]
-    return msgspec.convert(value, type=kind)
+        if name in known:
+            known[name] = _to_raw(known[name])
+    messages = known.get("messages", [])
+    if not isinstance(messages, list) or (kind is Record and "request_body" not in known):
+        raise msgspec.ValidationError("no request_body, or messages that are not a list")
+    if messages:
+        known["messages"] = [_to_raw(message) for message in messages]
+    return kind(**known)
 
 
 def _to_raw(value: Any) -> msgspec.Raw:

@@ -161,6 +161,8 @@ def _agent_turn(step: dict[str, Any], where: str) -> list[Message]:
     observation = _observation(step.get("observation"))
     message = _text(step.get("message"))
     calls = step.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise _BadStepError(RejectReason.BAD_RECORD, f"{where}.tool_calls: not a list")
     is_refused = observation.startswith(_PARSE_ERROR)
     reasoning = step.get("reasoning_content") or step.get("raw_reasoning_content")
     reasoning = reasoning if isinstance(reasoning, str) else ""
@@ -185,8 +187,9 @@ def _text(value: Any) -> str:
 
 
 def _observation(value: Any) -> str:
-    results = value.get("results") if isinstance(value, dict) else None
-    texts = [_text(item.get("content")) for item in results or [] if isinstance(item, dict)]
+    results = _object(value).get("results")
+    results = results if isinstance(results, list) else []
+    texts = [_text(_object(item).get("content")) for item in results]
     return "\n".join(text for text in texts if text)
 
 
@@ -196,7 +199,7 @@ def _reply_json(message: str, calls: list[Any], where: str) -> str:
     commands: list[dict[str, Any]] = []
     is_complete = False
     for number, call in enumerate(calls):
-        call = call if isinstance(call, dict) else {}
+        call = _object(call)
         place = f"{where}.tool_calls[{number}]"
         if call.get("function_name") == "mark_task_complete":
             is_complete = True

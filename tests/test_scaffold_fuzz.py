@@ -1,0 +1,58 @@
+"""No file, however damaged, crashes a parser: what is odd is refused, the rest is valid.
+
+Run: pytest tests/test_scaffold_fuzz.py
+"""
+
+import copy
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.scaffolds import SCAFFOLDS
+from pipeline.sharegpt import from_sharegpt, to_sharegpt
+from pipeline.trajectory import Trajectory, chat_messages
+
+DATA = Path(__file__).parent / "data"
+ODD = (None, True, 0, -1.5, "", "x", "{}", [], {}, [None], ["x"], {"x": 1}, [{}], "\ud83d")
+
+
+def lines_of(scaffold):
+    (path,) = (DATA / scaffold / "raw").glob(f"*/agent/{SCAFFOLDS[scaffold].file_name}")
+    text = path.read_text()
+    lines = [text] if path.suffix == ".json" else text.splitlines()
+    return [line for line in lines if line.endswith(("}", "}\n"))]
+
+
+def mutate(value, draw):
+    """The same JSON with one part of it replaced, removed or doubled."""
+    if isinstance(value, dict | list) and value and draw.random() < 0.85:
+        key = draw.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        action = draw.random()
+        if action < 0.1:
+            del value[key]
+        elif action < 0.2 and isinstance(value, list):
+            value.insert(key, copy.deepcopy(value[key]))
+        else:
+            value[key] = mutate(value[key], draw)
+        return value
+    return copy.deepcopy(draw.choice(ODD))
+
+
+@pytest.mark.parametrize("scaffold", sorted(SCAFFOLDS))
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 10**9))
+def test_damaged_files_are_refused_or_read_never_a_crash(scaffold, seed):
+    draw = random.Random(seed)
+    documents = [json.loads(line) for line in lines_of(scaffold)]
+    for _ in range(draw.randint(1, 3)):
+        index = draw.randrange(len(documents))
+        documents[index] = mutate(documents[index], draw)
+    parsed = SCAFFOLDS[scaffold].parse([json.dumps(d).encode() + b"\n" for d in documents], [])
+    assert parsed.conversations or parsed.rejects
+    for conversation in parsed.conversations:
+        trajectory = Trajectory(conversation.messages, conversation.tools)
+        assert from_sharegpt(to_sharegpt(trajectory))[0] == chat_messages(trajectory)
