@@ -4,9 +4,9 @@ The training YAML speaks LLaMA-Factory's dialect and holds every resolved value,
 engine and LLaMA-Factory itself execute the same file, and the record says what ran.
 """
 
-import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from pipeline.config.load import LoadedConfig
 from pipeline.config.schema import Config
 from pipeline.config.secrets import resolve_secret
 from pipeline.config.shipped import resolve_shipped
-from pipeline.errors import InterruptedRun, LaunchError
+from pipeline.errors import ConfigError, InterruptedRun, TrainError
+from pipeline.launch.diagnosis import diagnose
 from pipeline.launch.machine import Accelerator, accelerators, cpu_count
 from pipeline.launch.signals import StopRequests
-from pipeline.launch.supervise import Outcome, run_supervised
+from pipeline.launch.supervise import run_supervised
 from pipeline.launch.torchrun import (
     build_environment,
     build_llamafactory_argv,
@@ -31,11 +32,18 @@ from pipeline.launch.torchrun import (
     prepend_path,
 )
 from pipeline.paths import PROJECT_ROOT, SHIPPED, RunPaths, from_root
-from pipeline.trainer.output_dir import STATUS_FILE, find_resume
+from pipeline.trainer.output_dir import (
+    LATEST,
+    TrainerStatus,
+    checkpoint_directories,
+    find_resume,
+)
 
 logger = logging.getLogger(__name__)
 
 EXAMPLES = PROJECT_ROOT / "examples" / "job"
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""`name` or `organisation/name`; anything else is a path."""
 MAX_CPU_RANKS = 2
 """Ranks of `n_gpus_per_node: auto` without an accelerator: enough to be distributed."""
 
@@ -53,13 +61,23 @@ class Launch:
 
 
 def model_path(config: Config, paths: RunPaths, *, build: bool) -> str:
-    """What `from_pretrained` is given: builtin models become a directory, built if asked to."""
+    """What `from_pretrained` is given: builtin models become a directory, built if asked to.
+
+    Raises: ConfigError: a path that is not there, which the Hub's client would take for an id.
+    """
     name = config.runtime_info.input.model.model_name_or_path
     if is_builtin(name):
         make = ensure_builtin if build else builtin_path
         return str(make(name, paths.cache, EXAMPLES))
     local = from_root(name)
-    return str(local) if local.is_dir() else name
+    if local.is_dir():
+        return str(local)
+    if not _HUB_ID.fullmatch(name):
+        raise ConfigError(
+            f"runtime_info.input.model.model_name_or_path: no such directory (got {local}); give "
+            "the directory of a model, or a Hub id such as Qwen/Qwen3-8B"
+        )
+    return name
 
 
 def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str, Any]:
@@ -87,11 +105,31 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
         values["report_to"] = "wandb"
     resume = values.get("resume_from_checkpoint")
     if resume:
-        resume = resume if resume == "latest" else str(from_root(resume))
-        checkpoint = find_resume(paths.output_dir, resume)
-        assert checkpoint is not None
-        values["resume_from_checkpoint"] = str(checkpoint.directory)
+        native = given.infrastructure.engine == "native"
+        values["resume_from_checkpoint"] = str(
+            resume_directory(paths.output_dir, resume, native=native)
+        )
     return values
+
+
+def resume_directory(output_dir: Path, resume_from_checkpoint: str, *, native: bool) -> Path:
+    """The checkpoint to continue from. Only those of the native engine tell whether they are whole.
+
+    Raises: TrainError: there is none, or it is not complete.
+    """
+    is_latest = resume_from_checkpoint == LATEST
+    asked = LATEST if is_latest else str(from_root(resume_from_checkpoint))
+    if native:
+        checkpoint = find_resume(output_dir, asked)
+        assert checkpoint is not None, "None is for no request"
+        return checkpoint.directory
+    found = checkpoint_directories(output_dir) if is_latest else [Path(asked)]
+    if not found or not (found[-1] / "trainer_state.json").is_file():
+        raise TrainError(
+            f"training.resume_from_checkpoint: no checkpoint with a trainer_state.json (got "
+            f"{found[-1] if found else output_dir}); remove the key to start from the beginning"
+        )
+    return found[-1]
 
 
 def render_train_yaml(values: dict[str, Any], source: Path) -> str:
@@ -169,11 +207,13 @@ def train(
 
     Raises:
         InterruptedRun: a signal stopped it; `saved` tells whether it can be continued.
-        LaunchError: it failed; the message is the one of the first rank that did.
+        ConfigError, DataError, TrainError: what the first rank that failed raised.
+        LaunchError: it failed in another way.
     """
     grace = loaded.config.runtime_info.input.infrastructure.stop_grace_seconds
     launch.log_file.parent.mkdir(parents=True, exist_ok=True)
     launch.rank_logs.mkdir(parents=True, exist_ok=True)
+    earlier = TrainerStatus.read(paths.output_dir)
     outcome = run_supervised(
         launch.argv,
         env=launch.env,
@@ -183,7 +223,7 @@ def train(
         echo=True,
         stop=stop,
     )
-    status = _read_status(paths.output_dir)
+    status = TrainerStatus.read(paths.output_dir).since(earlier)
     if outcome.signal_received and status.get("status") != "completed":
         saved = status.get("status") == "interrupted"
         where = f"checkpoint-{status['step']} is saved" if saved else "nothing was saved"
@@ -194,31 +234,4 @@ def train(
             saved=True,
         )
     if outcome.returncode != 0:
-        raise LaunchError(_diagnosis(launch, outcome))
-
-
-def _read_status(output_dir: Path) -> dict[str, Any]:
-    try:
-        return json.loads((output_dir / STATUS_FILE).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def _diagnosis(launch: Launch, outcome: Outcome) -> str:
-    """One line that names the cause: the first rank's error, or how the processes ended."""
-    errors = []
-    for file in launch.rank_logs.rglob("error.json"):
-        try:
-            message = json.loads(file.read_bytes())["message"]
-            errors.append((int(message["extraInfo"]["timestamp"]), message["message"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-    where = f"whole log: {launch.log_file}"
-    if errors:
-        return f"training failed: {min(errors)[1]}; {where}"
-    if any("Signal 9 (SIGKILL)" in line for line in outcome.tail):
-        return (
-            "training failed: a rank was killed with SIGKILL, which is what the kernel does when "
-            f"memory runs out; use fewer ranks, a shorter cutoff_len or offload; {where}"
-        )
-    return f"training failed with exit status {outcome.returncode}; {where}"
+        raise diagnose(outcome, launch.rank_logs, launch.log_file)

@@ -19,6 +19,14 @@ from pipeline.errors import TrainError
 MANIFEST = "checkpoint.json"
 STATUS_FILE = "trainer_status.json"
 LATEST = "latest"
+RECORD = "record"
+"""Directory for the record of a run that is not archived; it is there before the training."""
+OUTPUT_FILE = "output.yaml"
+"""Results that could not be written into config.yaml, even of a run that never trained."""
+_SIGNS_OF_A_RUN = (STATUS_FILE, "trainer_log.jsonl")
+"""The second is also LLaMA-Factory's."""
+_NO_RUN = frozenset({RECORD, OUTPUT_FILE})
+"""What may lie in the output directory of a run that is still to come."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _OURS = (
     "checkpoint-*",
@@ -37,7 +45,7 @@ _OURS = (
     "added_tokens.json",
     "chat_template*",
     "additional_chat_templates",
-    "output.yaml",
+    OUTPUT_FILE,
 )
 
 
@@ -51,6 +59,28 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return self.manifest["step"]
+
+
+@dataclass(frozen=True)
+class TrainerStatus:
+    """What a training says about itself in trainer_status.json, and which writing of it that is."""
+
+    content: dict[str, Any]
+    version: tuple[int, int] | None
+
+    @classmethod
+    def read(cls, output_dir: Path) -> "TrainerStatus":
+        file = output_dir / STATUS_FILE
+        try:
+            status = file.stat()
+            return cls(json.loads(file.read_bytes()), (status.st_ino, status.st_mtime_ns))
+        except (OSError, ValueError):
+            return cls({}, None)
+
+    def since(self, earlier: "TrainerStatus") -> dict[str, Any]:
+        """The content, unless it was there before: then it is another run's, and this one said
+        nothing."""
+        return {} if self.version == earlier.version else self.content
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
@@ -117,7 +147,7 @@ def check_output_dir(output_dir: Path, *, overwrite: bool, resuming: bool) -> No
         return
     if not output_dir.is_dir():
         raise TrainError(f"{output_dir}: output_dir is a file; choose another output_dir")
-    if not any(output_dir.iterdir()):
+    if {path.name for path in output_dir.iterdir()} <= _NO_RUN:
         return
     if not overwrite:
         raise TrainError(
@@ -125,10 +155,10 @@ def check_output_dir(output_dir: Path, *, overwrite: bool, resuming: bool) -> No
             f"training.resume_from_checkpoint=latest, choose another training.output_dir, or set "
             f"training.overwrite_output_dir=true"
         )
-    if not (output_dir / STATUS_FILE).is_file():
+    if not any((output_dir / name).is_file() for name in _SIGNS_OF_A_RUN):
         raise TrainError(
             f"{output_dir}: not overwritten, because it does not look like an earlier run "
-            f"({STATUS_FILE} is missing); choose another training.output_dir"
+            f"({' and '.join(_SIGNS_OF_A_RUN)} are missing); choose another training.output_dir"
         )
 
 
