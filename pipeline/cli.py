@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import ConfigError, ExitCode, PipelineError
+from pipeline.errors import ConfigError, ExitCode, PipelineError, explain_os_error
 
 app = typer.Typer(
     name="sft",
@@ -51,8 +51,7 @@ def main() -> None:
         sys.exit(int(ExitCode.INTERRUPTED))
     except OSError as error:
         # The disk is full, a directory is not writable: the user's to mend, not a bug.
-        name = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {name}{error.strerror or error}\n")
+        sys.stderr.write(f"error: {explain_os_error(error)}\n")
         sys.exit(int(ExitCode.FAILED))
 
 
@@ -89,9 +88,15 @@ def dryrun(
     overrides: Overrides = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
     """Check everything that can be known before a run; changes nothing (scripts/dryrun.sh)."""
+    from pipeline.launch.signals import StopRequests
     from pipeline.preflight import run_checks
 
-    report = run_checks(_load(config, overrides))
+    loaded = _load(config, overrides)
+    with StopRequests() as stop:
+        # An exception, unlike a signal's default, lets temporary files go.
+        with stop.interruptible():
+            report = run_checks(loaded)
+        stop.check()
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -102,13 +107,14 @@ def dryrun(
 
 @app.command()
 def archive(
+    overrides: Overrides = None,
     config: ConfigOption = None,
     notes: Annotated[str, typer.Option(help="Kept with the run.")] = "",
 ) -> None:
     """Archive the last `sft train` of this config (scripts/archive_run.sh)."""
     from pipeline.runs.session import archive_last
 
-    typer.echo(str(archive_last(_load(config, None), notes)))
+    typer.echo(str(archive_last(_load(config, overrides), notes)))
 
 
 @app.command()

@@ -2,9 +2,10 @@
 
 A `PipelineError` is one line for the user: `<file>:<line>: <key>: <what is wrong> (got <value>);
 <how to fix>`. `cli.py` alone prints it and exits; any other exception is a bug of ours and keeps
-its traceback.
+its traceback. An `OSError` is the machine's: `explain_os_error` makes the same kind of line of it.
 """
 
+import errno
 from enum import IntEnum
 
 
@@ -75,3 +76,23 @@ class InterruptedRun(PipelineError):
     def __init__(self, message: str, *, saved: bool) -> None:
         super().__init__(message)
         self.exit_code = ExitCode.INTERRUPTED_SAVED if saved else ExitCode.INTERRUPTED
+
+
+_WAYS_OUT = {
+    errno.ENOSPC: "free disk space, or move infrastructure.artifacts_dir to another disk",
+    errno.EDQUOT: "free some of your disk quota, or move infrastructure.artifacts_dir",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EACCES: "check its permissions, or choose another infrastructure.artifacts_dir",
+    errno.EPERM: "check its owner, or choose another infrastructure.artifacts_dir",
+    errno.EROFS: "choose an infrastructure.artifacts_dir that can be written",
+    errno.ENOTDIR: "a file stands where a directory should be; choose another path",
+    errno.EISDIR: "a directory stands where a file should be; choose another path",
+}
+
+
+def explain_os_error(error: OSError) -> str:
+    """One line: the file, what the system says about it, and the way out where there is one."""
+    name = f"{error.filename}: " if error.filename else ""
+    way_out = _WAYS_OUT.get(error.errno or 0)
+    return f"{name}{error.strerror or error}" + (f"; {way_out}" if way_out else "")

@@ -32,8 +32,10 @@ def atomic_open(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         _keep_mode_and_owner(target, temporary)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(target)  # writing to a full disk does not say which file it was
         raise
     sync_directory(target.parent)
 

@@ -7,22 +7,21 @@ record, in artifacts/index.yaml and in config.yaml's runtime_info.output.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 
 from pipeline.config.load import LoadedConfig
-from pipeline.errors import ExitCode, InterruptedRun, PipelineError, PreflightError
+from pipeline.errors import PipelineError, PreflightError, explain_os_error
 from pipeline.files import sha256_file, write_text
 from pipeline.launch.signals import StopRequests
 from pipeline.paths import PROJECT_ROOT, RunPaths
 from pipeline.preflight import Report, run_checks
 from pipeline.runs import index, record
 from pipeline.runs.data import prepare_data
+from pipeline.runs.ending import Ending, ending_recorded
 from pipeline.runs.lock import RunLock
 from pipeline.runs.owner import utc_now
 from pipeline.runs.record import RunStatus
@@ -35,18 +34,9 @@ from pipeline.step2_train import (
     train,
     training_values,
 )
+from pipeline.trainer.output_dir import RECORD, TrainerStatus, check_output_dir
 
 logger = logging.getLogger(__name__)
-
-RECORD = "record"
-"""Directory inside output_dir that holds the record of a run made without archive."""
-
-
-@dataclass(frozen=True)
-class _Ending:
-    status: RunStatus
-    exit_code: int
-    notes: str = ""
 
 
 def run(loaded: LoadedConfig, command: Sequence[str], show: Callable[[Report], None]) -> None:
@@ -56,35 +46,42 @@ def run(loaded: LoadedConfig, command: Sequence[str], show: Callable[[Report], N
     """
     paths = RunPaths.of(loaded.config)
     with StopRequests() as stop:
-        handle = index.open_run(
+        handle = _open_run(loaded, paths)
+
+        def close(ending: Ending) -> None:
+            index.close_run(
+                handle, status=ending.status, exit_code=ending.exit_code, notes=ending.notes
+            )
+            logger.info("archived as %s (%s)", handle.directory, ending.status)
+
+        with ending_recorded(close):
+            _freeze(handle.directory, handle.run_id, loaded, command)
+            with stop.interruptible():
+                report = run_checks(loaded)
+            stop.check()  # a library that is being imported may have swallowed the interruption
+            show(report)
+            record.add(handle.directory, "dryrun.json", report.to_json().encode())
+            if report.failures:
+                raise PreflightError(
+                    f"the dry run has {len(report.failures)} FAIL; nothing was started; mend what "
+                    "they name and start again"
+                )
+            with RunLock(paths.output_dir, handle.run_id):
+                _run_steps(loaded, paths, handle.run_id, handle.directory, stop)
+
+
+def _open_run(loaded: LoadedConfig, paths: RunPaths) -> index.RunHandle:
+    try:
+        return index.open_run(
             paths.artifacts,
             config=loaded.path,
             run_name=paths.run_name,
             output_dir=paths.output_dir,
         )
-        ending = _Ending(RunStatus.FAILED, int(ExitCode.FAILED), "a bug of the pipeline")
-        try:
-            _freeze(handle.directory, handle.run_id, loaded, command)
-            with stop.interruptible():
-                report = run_checks(loaded)
-            show(report)
-            record.add(handle.directory, "dryrun.json", report.to_json().encode())
-            if report.failures:
-                raise PreflightError(
-                    f"the dry run found {len(report.failures)} reasons why this run would fail; "
-                    "nothing was started"
-                )
-            with RunLock(paths.output_dir, handle.run_id):
-                _run_steps(loaded, paths, handle.run_id, handle.directory, stop)
-            ending = _Ending(RunStatus.COMPLETED, int(ExitCode.DONE))
-        except PipelineError as error:
-            ending = _ending_of(error)
-            raise
-        finally:
-            index.close_run(
-                handle, status=ending.status, exit_code=ending.exit_code, notes=ending.notes
-            )
-            logger.info("archived as %s (%s)", handle.directory, ending.status)
+    except OSError as error:
+        raise PreflightError(
+            f"infrastructure.artifacts_dir: no run can be recorded: {explain_os_error(error)}"
+        ) from error
 
 
 def run_without_archive(loaded: LoadedConfig, command: Sequence[str]) -> None:
@@ -99,16 +96,13 @@ def run_without_archive(loaded: LoadedConfig, command: Sequence[str]) -> None:
         if directory.exists():
             shutil.rmtree(directory)
         directory.mkdir(parents=True)
-        _freeze(directory, run_id, loaded, command)
-        ending = _Ending(RunStatus.FAILED, int(ExitCode.FAILED), "a bug of the pipeline")
-        try:
-            _run_steps(loaded, paths, run_id, directory, stop)
-            ending = _Ending(RunStatus.COMPLETED, int(ExitCode.DONE))
-        except PipelineError as error:
-            ending = _ending_of(error)
-            raise
-        finally:
+
+        def close(ending: Ending) -> None:
             record.finish(directory, ending.status, ending.exit_code, notes=ending.notes)
+
+        with ending_recorded(close):
+            _freeze(directory, run_id, loaded, command)
+            _run_steps(loaded, paths, run_id, directory, stop)
 
 
 def prepare(loaded: LoadedConfig, *, register: bool) -> None:
@@ -117,7 +111,7 @@ def prepare(loaded: LoadedConfig, *, register: bool) -> None:
     Raises: PipelineError: what ended it.
     """
     paths = RunPaths.of(loaded.config)
-    with StopRequests() as stop, _data_lock(paths):
+    with StopRequests() as stop, _data_lock(paths, stop):
         prepare_data(loaded.config, paths, stop, register=register)
     logger.info("next: look at %s, then bash scripts/start.sh", paths.dataset_dir)
 
@@ -181,14 +175,9 @@ def _run_steps(
     """STEP 0 to 2, then the results into config.yaml, however it ended."""
     started_at = utc_now()
     launch = plan_launch(loaded.config, paths, run_id)
-    ending = _Ending(RunStatus.FAILED, int(ExitCode.FAILED), "a bug of the pipeline")
-    try:
-        _data_and_training(loaded, paths, launch, run_id, directory, stop)
-        ending = _Ending(RunStatus.COMPLETED, int(ExitCode.DONE))
-    except PipelineError as error:
-        ending = _ending_of(error)
-        raise
-    finally:
+    earlier = TrainerStatus.read(paths.output_dir)
+
+    def close(ending: Ending) -> None:
         described = {
             "id": run_id,
             "status": ending.status.value,
@@ -198,10 +187,30 @@ def _run_steps(
             "overrides": list(loaded.overrides),
             "notes": ending.notes,
         }
-        output = collect_output(paths, run=described, training_log=launch.log_file)
+        output = collect_output(
+            paths,
+            run=described,
+            training_log=launch.log_file,
+            status=TrainerStatus.read(paths.output_dir).since(earlier),
+        )
         written = write_back(loaded.path, paths, output)
         record.add(directory, "output.json", json.dumps(output, indent=2).encode())
         logger.info("results -> %s", written)
+
+    with ending_recorded(close):
+        _check_before_start(loaded, paths)
+        _data_and_training(loaded, paths, launch, run_id, directory, stop)
+
+
+def _check_before_start(loaded: LoadedConfig, paths: RunPaths) -> None:
+    """What would only come to light after the conversion, for those who start without dry run."""
+    training = loaded.config.runtime_info.input.training
+    training_values(loaded.config, paths, model=model_path(loaded.config, paths, build=False))
+    check_output_dir(
+        paths.output_dir,
+        overwrite=training.overwrite_output_dir,
+        resuming=bool(training.resume_from_checkpoint),
+    )
 
 
 def _data_and_training(
@@ -212,7 +221,7 @@ def _data_and_training(
     directory: Path,
     stop: StopRequests,
 ) -> None:
-    with _data_lock(paths):
+    with _data_lock(paths, stop):
         data_file = prepare_data(loaded.config, paths, stop, register=True)
     stop.check()
     model = model_path(loaded.config, paths, build=True)
@@ -229,7 +238,7 @@ def _data_and_training(
 
 
 @contextmanager
-def _data_lock(paths: RunPaths) -> Any:
+def _data_lock(paths: RunPaths, stop: StopRequests) -> Iterator[None]:
     """Two runs that share a data_name convert it one after the other."""
     lock = filelock.FileLock(paths.artifacts / "locks" / f"data-{paths.data_name}.lock")
     lock_file = Path(lock.lock_file)
@@ -238,7 +247,8 @@ def _data_lock(paths: RunPaths) -> Any:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         logger.info("waiting for another run that prepares %s", paths.data_name)
-        lock.acquire()
+        with stop.interruptible():
+            lock.acquire()
     try:
         yield
     finally:
@@ -253,13 +263,3 @@ def _dataset_hashes(paths: RunPaths, data_file: Path) -> bytes:
         if file.is_file()
     }
     return json.dumps(hashes, indent=2).encode()
-
-
-def _ending_of(error: PipelineError) -> _Ending:
-    if isinstance(error, InterruptedRun):
-        status = RunStatus.INTERRUPTED
-    elif error.exit_code == ExitCode.REFUSED:
-        status = RunStatus.REFUSED
-    else:
-        status = RunStatus.FAILED
-    return _Ending(status, int(error.exit_code), str(error))

@@ -24,7 +24,7 @@ import yaml
 from pipeline.config.edit import EditRefused, replace_value
 from pipeline.files import write_bytes, write_text
 from pipeline.paths import RunPaths
-from pipeline.trainer.output_dir import STATUS_FILE, latest_checkpoint
+from pipeline.trainer.output_dir import OUTPUT_FILE, latest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +32,24 @@ OUTPUT_KEY = ("runtime_info", "output")
 _GUARD_TIMEOUT_SECONDS = 60
 
 
-def collect_output(paths: RunPaths, *, run: dict[str, Any], training_log: Path) -> dict[str, Any]:
+def collect_output(
+    paths: RunPaths, *, run: dict[str, Any], training_log: Path, status: dict[str, Any]
+) -> dict[str, Any]:
     """The value of runtime_info.output for a run that has ended, well or not.
 
-    `run` says how: id, status, exit_code, ...; files of a run that did not get so far are null.
+    Args:
+        training_log: of this run alone; it exists if the trainer was started.
+        run: how: id, status, exit_code, ...; files of a run that did not get so far are null.
+        status: what its training wrote into trainer_status.json; empty when it did not get there,
+            and then everything in output_dir is an earlier run's.
     """
     completed = run["status"] == "completed"
+    trained = completed or bool(status)
+    launched = training_log.exists()
     results = _read_json(paths.output_dir / "train_results.json") if completed else {}
-    state = _read_json(paths.output_dir / "trainer_state.json")
+    state = _read_json(paths.output_dir / "trainer_state.json") if trained else {}
     history = [entry for entry in state.get("log_history", []) if "loss" in entry]
-    status = _read_json(paths.output_dir / STATUS_FILE)
-    checkpoint = latest_checkpoint(paths.output_dir)
+    checkpoint = latest_checkpoint(paths.output_dir) if trained else None
     return {
         "run": run,
         "checkpoint_path": {
@@ -57,8 +64,8 @@ def collect_output(paths: RunPaths, *, run: dict[str, Any], training_log: Path) 
             "train_results": _existing(paths.output_dir / "train_results.json", completed),
             "train_loss_plot": _existing(paths.output_dir / "training_loss.png", completed),
             "training_log": _existing(training_log),
-            "training_yaml": _existing(paths.train_yaml),
-            "dataset": _existing(paths.dataset_dir / "dataset_info.json"),
+            "training_yaml": _existing(paths.train_yaml, launched),
+            "dataset": _existing(paths.dataset_dir / "dataset_info.json", launched),
         },
         "training_curves": {
             "description": "Weights & Biases run id.",
@@ -92,7 +99,7 @@ def write_back(config_path: Path, paths: RunPaths, output: dict[str, Any]) -> Pa
             write_bytes(config_path, replace_value(config_path.read_bytes(), OUTPUT_KEY, output))
         return config_path
     except (EditRefused, OSError, filelock.Timeout) as error:
-        fallback = paths.output_dir / "output.yaml"
+        fallback = paths.output_dir / OUTPUT_FILE
         write_text(fallback, yaml.safe_dump({"output": output}, sort_keys=False, width=1000))
         logger.warning(
             "%s: left as it is, runtime_info.output cannot be written exactly (%s); the results "
