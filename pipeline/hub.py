@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Source
-from pipeline.errors import DataError
+from pipeline.errors import DataError, PipelineError
 from pipeline.files import atomic_open
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,6 @@ def fetch_dataset(source: Source, directory: Path, token: str | None) -> Path:
     Raises: DataError: the Hub cannot be reached and nothing is cached, no such repository or file.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
 
     repository = source.hf_hub_url
     try:
@@ -44,8 +43,10 @@ def fetch_dataset(source: Source, directory: Path, token: str | None) -> Path:
         if not target.is_file():
             _write_rows(_load_rows(source, str(info.sha), token), target)
         return target
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except PipelineError:
+        raise
+    except Exception as error:  # three libraries below, each with errors of its own
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise DataError(
             f"source.hf_hub_url: {repository}: cannot be downloaded: {reason}; check the name, "
             "credentials.hf_token and the network, or download it and use source.type: local_lf"

@@ -24,6 +24,8 @@ def quiet_libraries() -> None:
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
     # Progress bars of loading and saving, once per rank, only tear the log apart.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # It announces every retry twice; what came of them is in the error.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
 class _Formatter(logging.Formatter):

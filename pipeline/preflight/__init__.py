@@ -13,10 +13,15 @@ from pipeline.preflight.machine import (
     check_engine,
     check_environment,
 )
-from pipeline.preflight.output import check_disk, check_output_dir, check_resume
+from pipeline.preflight.output import (
+    check_artifacts,
+    check_disk,
+    check_output_dir,
+    check_resume,
+)
 from pipeline.preflight.report import Check, CheckFunction, Context, Report, run_check
 from pipeline.preflight.source import check_dataset_entry, check_source
-from pipeline.preflight.training import check_training
+from pipeline.preflight.training import check_data_for_model, check_model
 
 __all__ = ["Check", "Report", "run_checks"]
 
@@ -24,13 +29,15 @@ _CHECKS: tuple[tuple[str, CheckFunction], ...] = (
     ("config", check_config),
     ("environment", check_environment),
     ("engine", check_engine),
+    ("artifacts", check_artifacts),
     ("source", check_source),
     ("dataset", check_dataset_entry),
     ("accelerators", check_accelerators),
     ("output_dir", check_output_dir),
     ("resume", check_resume),
     ("credentials", check_credentials),
-    ("training", check_training),
+    ("model", check_model),
+    ("template", check_data_for_model),
     ("disk", check_disk),
 )
 

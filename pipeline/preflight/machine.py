@@ -11,7 +11,12 @@ from pipeline.launch import machine
 from pipeline.paths import from_root
 from pipeline.preflight.report import Check, Context
 from pipeline.step2_train import nproc_per_node, visible_accelerators
-from pipeline.trainer.parallel.deepspeed_config import offloads_optimizer, read_deepspeed_config
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.parallel.deepspeed_config import (
+    fill_deepspeed_config,
+    offloads_optimizer,
+    read_deepspeed_config,
+)
 
 TESTED_TORCH = "2.13.0"
 _PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "datasets", "peft")
@@ -107,6 +112,13 @@ def check_engine(context: Context) -> Iterator[Check]:
     config = read_deepspeed_config(path)
     stage = config["zero_optimization"]["stage"]
     yield Check("OK", "engine", f"native, DeepSpeed ZeRO stage {stage} ({path.name})")
+    ranks = nproc_per_node(context.config)
+    train_args = TrainArgs(
+        **context.given.training.model_dump(), model_name_or_path="-", dataset="-", dataset_dir="-"
+    )
+    # The hidden size decides bucket sizes only, nothing that could contradict.
+    fill_deepspeed_config(config, path, train_args, ranks, hidden_size=1)
+    yield Check("OK", "deepspeed", f"{path.name} agrees with the batch settings on {ranks} ranks")
     if offloads_optimizer(config) and machine.compiler() is None:
         yield Check(
             "FAIL",

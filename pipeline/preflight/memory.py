@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.builtin import ensure_builtin, is_builtin
 from pipeline.config.shipped import resolve_shipped
+from pipeline.errors import ConfigError
 from pipeline.preflight.report import Context
 from pipeline.step2_train import EXAMPLES, model_path, nproc_per_node
 from pipeline.trainer.parallel.deepspeed_config import read_deepspeed_config
@@ -58,10 +59,17 @@ class MemoryNeed:
         return self.fixed + self.activations
 
 
-def model_size(context: Context) -> ModelSize | None:
-    """None: the model is not on this machine (a Hub id that is not cached)."""
+def model_size(context: Context) -> ModelSize:
+    """Raises: ConfigError: there is no model, or none that this version of Transformers knows."""
     model = context.given.model
-    return _model_size(readable_model(context), model.model_revision, model.trust_remote_code)
+    found = _model_size(readable_model(context), model.model_revision, model.trust_remote_code)
+    if isinstance(found, str):
+        raise ConfigError(
+            f"runtime_info.input.model.model_name_or_path: {model.model_name_or_path}: neither a "
+            f"model directory nor a Hub model that can be reached ({found}); check it, or download "
+            "the model first"
+        )
+    return found
 
 
 def readable_model(context: Context) -> str:
@@ -80,7 +88,8 @@ def _built_aside(name: str) -> str:
 
 
 @lru_cache(maxsize=2)
-def _model_size(model: str, revision: str, trust_remote_code: bool) -> ModelSize | None:
+def _model_size(model: str, revision: str, trust_remote_code: bool) -> ModelSize | str:
+    """A reason instead of an exception, which would not be cached: the Hub is asked once."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -88,8 +97,8 @@ def _model_size(model: str, revision: str, trust_remote_code: bool) -> ModelSize
         config: Any = AutoConfig.from_pretrained(
             model, revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError) as error:
+        return (str(error).strip() or repr(error)).splitlines()[0]
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     text = config.get_text_config()

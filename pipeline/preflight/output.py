@@ -1,16 +1,40 @@
 """Checks of where the run writes to and what it continues from."""
 
+import os
 from collections.abc import Iterator
 
+from pipeline.errors import ConfigError
 from pipeline.launch.machine import disk_free_bytes
-from pipeline.paths import from_root
 from pipeline.preflight.memory import model_size
 from pipeline.preflight.report import Check, Context
+from pipeline.runs.index import running
 from pipeline.runs.lock import live_owner
+from pipeline.step2_train import resume_directory
 from pipeline.trainer import output_dir as directory
 
 _GIB = 2**30
 _CPU_SPARE_BYTES = 200 * 2**20
+
+
+def check_artifacts(context: Context) -> Iterator[Check]:
+    artifacts = context.paths.artifacts
+    existing = next(path for path in (artifacts, *artifacts.parents) if path.exists())
+    if not existing.is_dir():
+        yield Check(
+            "FAIL",
+            "artifacts",
+            f"{artifacts}: {existing} is a file, not a directory",
+            "choose another infrastructure.artifacts_dir",
+        )
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield Check(
+            "FAIL",
+            "artifacts",
+            f"{artifacts}: {existing} cannot be written by this user",
+            "check its permissions, or choose another infrastructure.artifacts_dir",
+        )
+    else:
+        yield Check("OK", "artifacts", f"{artifacts} can be written")
 
 
 def check_output_dir(context: Context) -> Iterator[Check]:
@@ -24,6 +48,17 @@ def check_output_dir(context: Context) -> Iterator[Check]:
             f"on {owner.host} since {owner.started_at}",
             "wait for it, stop it, or choose another training.output_dir",
         )
+    for run in running(context.paths.artifacts):
+        if run.get("run_name") == context.paths.run_name and run.get("output_dir") != str(
+            output_dir.absolute()
+        ):
+            yield Check(
+                "FAIL",
+                "output_dir",
+                f"the run name {context.paths.run_name} is in use by {run['id']}, and its training "
+                f"YAML would be overwritten",
+                "choose another experiment.run_name, or wait for it",
+            )
     directory.check_output_dir(
         output_dir,
         overwrite=training.overwrite_output_dir,
@@ -49,20 +84,21 @@ def check_resume(context: Context) -> Iterator[Check]:
             "that is written after a signal can",
             "set training.save_only_model: false",
         )
-    if not asked or context.given.infrastructure.engine != "native":
+    if not asked:
         return
-    path = asked if asked == directory.LATEST else str(from_root(asked))
-    checkpoint = directory.find_resume(context.paths.output_dir, path)
-    assert checkpoint is not None
-    yield Check("OK", "resume", f"{checkpoint.directory} is complete, step {checkpoint.step}")
+    native = context.given.infrastructure.engine == "native"
+    found = resume_directory(context.paths.output_dir, asked, native=native)
+    state = f"is complete, step {directory.read_checkpoint(found).step}" if native else "exists"
+    yield Check("OK", "resume", f"{found} {state}")
 
 
 def check_disk(context: Context) -> Iterator[Check]:
     """Weights plus optimizer state per checkpoint, as many as are kept, plus the final model."""
     training = context.given.training
     free = disk_free_bytes(context.paths.output_dir)
-    size = model_size(context)
-    if size is None:
+    try:
+        size = model_size(context)
+    except ConfigError:  # the check of the model says it
         yield Check("WARN", "disk", f"{free / _GIB:.1f} GiB free; the need is unknown")
         return
     weights = size.num_parameters * (2 if training.bf16 else 4)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipeline.config.load import LoadedConfig
 from pipeline.config.schema import Config, Input
-from pipeline.errors import PipelineError
+from pipeline.errors import InterruptedRun, PipelineError, explain_os_error
 from pipeline.paths import RunPaths
 
 Status = Literal["OK", "WARN", "FAIL"]
@@ -76,9 +76,16 @@ CheckFunction = Callable[[Context], Iterator[Check]]
 
 
 def run_check(name: str, function: CheckFunction, context: Context) -> Iterator[Check]:
-    """The checks of one function; an error that a user can mend becomes a FAIL."""
+    """The checks of one function; an error that a user can mend becomes a FAIL.
+
+    Raises: InterruptedRun: a signal came; that is no finding.
+    """
     try:
         yield from function(context)
+    except InterruptedRun:
+        raise
     except PipelineError as error:
         for line in str(error).splitlines():
             yield Check("FAIL", name, line)
+    except OSError as error:
+        yield Check("FAIL", name, explain_os_error(error))

@@ -1,49 +1,61 @@
 """Checks that need the model: tokenizer, chat template, tokens, steps, memory."""
 
+import contextlib
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
-from pipeline.config.shipped import resolve_shipped
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.launch.machine import memory
 from pipeline.preflight.memory import ModelSize, memory_need, model_size, readable_model
+from pipeline.preflight.model_files import missing_weights
 from pipeline.preflight.report import Check, Context
 from pipeline.preflight.source import Sample, sample_rows_of
 from pipeline.sharegpt import from_sharegpt
 from pipeline.step2_train import nproc_per_node, visible_accelerators
-from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.render import Example, Renderer
 from pipeline.trainer.data.tokenize import TokenizerSource
-from pipeline.trainer.parallel.deepspeed_config import fill_deepspeed_config, read_deepspeed_config
 
 _GIB = 2**30
 _TIGHT = 0.85
 """Share of the memory above which an estimate within 15 % may not fit."""
 
 
-def check_training(context: Context) -> Iterator[Check]:
+def check_model(context: Context) -> Iterator[Check]:
     size = model_size(context)
-    name = context.given.model.model_name_or_path
-    if size is None:
+    model = context.given.model
+    yield Check("OK", "model", f"{model.model_name_or_path}: {size.num_parameters:,} parameters")
+    missing = missing_weights(Path(readable_model(context)))
+    if missing:
         yield Check(
             "FAIL",
             "model",
-            f"{name}: neither a model directory nor a Hub model on this machine or reachable",
-            "check model.model_name_or_path, or download it first",
+            f"{model.model_name_or_path}: {missing}",
+            "download the model again, or check model.model_name_or_path",
         )
-        return
-    yield Check("OK", "model", f"{name}: {size.num_parameters:,} parameters")
     yield from _check_length(context, size)
-    yield from _check_deepspeed(context, size)
+
+
+def check_data_for_model(context: Context) -> Iterator[Check]:
+    """Chat template, tokens, steps, memory. What the data, model and engine checks report as a FAIL
+    is not reported again."""
     if context.given.infrastructure.engine != "native":
+        return
+    try:
+        size = model_size(context)
+    except ConfigError:
+        yield Check("WARN", "tokens", "no model; tokens, steps and memory are unknown")
         return
     model = context.given.model
     source = TokenizerSource(readable_model(context), model.model_revision, model.trust_remote_code)
     renderer = Renderer(source.load())
     yield Check("OK", "template", "the tokenizer has a chat template")
-    sample = sample_rows_of(context)
+    try:
+        sample = sample_rows_of(context)
+    except DataError:
+        sample = None
     if sample is None:
-        yield Check("WARN", "tokens", "no data on this disk yet; tokens and steps are unknown")
+        yield Check("WARN", "tokens", "no data that can be read yet; tokens and steps are unknown")
         return
     yield from _check_tokens(context, size, renderer, sample)
 
@@ -66,23 +78,6 @@ def _check_length(context: Context, size: ModelSize) -> Iterator[Check]:
             "training.rope_scaling stretches nothing: cutoff_len is within the model's "
             f"{size.max_positions:,} positions",
         )
-
-
-def _check_deepspeed(context: Context, size: ModelSize) -> Iterator[Check]:
-    asked = context.given.training.deepspeed
-    if not asked or context.given.infrastructure.engine != "native":
-        return
-    path = resolve_shipped(str(asked))[0]
-    ranks = nproc_per_node(context.config)
-    fill_deepspeed_config(
-        read_deepspeed_config(path), path, _train_args(context), ranks, size.hidden_size
-    )
-    yield Check("OK", "deepspeed", f"{path.name} agrees with the batch settings on {ranks} ranks")
-
-
-def _train_args(context: Context) -> TrainArgs:
-    given = context.given.training.model_dump()
-    return TrainArgs(**given, model_name_or_path="-", dataset="-", dataset_dir="-")
 
 
 def _check_tokens(
@@ -123,7 +118,8 @@ def _check_tokens(
             "raise it if memory allows",
         )
     yield _check_steps(context, sample, fitting)
-    yield _check_memory(context, size, fitting)
+    with contextlib.suppress(ConfigError):  # of the DeepSpeed file
+        yield _check_memory(context, size, fitting)
 
 
 def _render(renderer: Renderer, sample: Sample) -> tuple[list[Example], list[str]]:

@@ -19,9 +19,15 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
             f"training.deepspeed: {path} does not exist; use training_config/deepspeed/"
             "ds_z3_config.json, or null for DDP"
         ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"training.deepspeed: {path}: cannot be read ({error.strerror}); name a DeepSpeed JSON "
+            "file"
+        ) from None
     except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
-    stage = config.get("zero_optimization", {}).get("stage") if isinstance(config, dict) else None
+        raise ConfigError(f"{path}: not JSON: {error}; repair it") from error
+    zero = config.get("zero_optimization") if isinstance(config, dict) else None
+    stage = zero.get("stage") if isinstance(zero, dict) else None
     if stage not in (0, 1, 2, 3):
         raise ConfigError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (got {stage})")
     for section in _UNSUPPORTED:
