@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 
+from pipeline.conversion.workers import usable_cores
 from pipeline.progress import show_progress
 from pipeline.step0_convert import ConvertOptions, convert
-from pipeline.workers import usable_cores
 
 _WORDS = "the test fails because total is None when the basket holds no item and max sees nothing"
 _TOOLS = [

@@ -18,21 +18,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import harbor
-from pipeline.conversion_stats import Tally
-from pipeline.convert_trial import ConvertedTrial, agent_files, convert_trial
+from pipeline.conversion import harbor
+from pipeline.conversion.harbor import InstanceStatus, Selection
+from pipeline.conversion.lf_file import LfSummary, RowWriter, sample_rows, validate_lf
+from pipeline.conversion.manifest import FileState, Manifest, code_version
+from pipeline.conversion.stats import Tally
+from pipeline.conversion.trial import ConvertedTrial, agent_files, convert_trial
+from pipeline.conversion.workers import map_in_order
 from pipeline.errors import DataError
 from pipeline.files import atomic_open, sha256_file, write_bytes, write_json
-from pipeline.harbor import InstanceStatus, Selection
 from pipeline.jsonl import encode_json, parse_json
-from pipeline.lf_file import LfSummary, RowWriter, sample_rows, validate_lf
-from pipeline.manifest import FileState, Manifest, code_version
 from pipeline.progress import Progress
 from pipeline.quality.repos import parse_repos, repo_matcher
 from pipeline.rejects import Reject
 from pipeline.sharegpt import LfFormat
 from pipeline.step_report import StepReport
-from pipeline.workers import map_in_order
 
 __all__ = [
     "ConvertOptions",
@@ -267,7 +267,10 @@ def _fingerprint(options: ConvertOptions) -> dict[str, Any]:
 @functools.cache
 def _code() -> str:
     """The version of everything that decides what is written."""
-    names = ("convert_trial", "harbor", "jsonl", "rejects", "sharegpt", "trajectory")
+    names = (
+        *("conversion/harbor", "conversion/trial"),
+        *("jsonl", "rejects", "sharegpt", "trajectory"),
+    )
     rooms = [*_PACKAGE.glob("scaffolds/*.py"), *_PACKAGE.glob("quality/*.py")]
     return code_version([*(_PACKAGE / f"{name}.py" for name in names), *rooms, Path(__file__)])
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from pipeline.conversion.harbor import read_job, select
 from pipeline.errors import DataError
-from pipeline.harbor import read_job, select
 
 
 def write(path, value):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.conversion.lf_file import RowWriter
 from pipeline.jsonl import encode_json
-from pipeline.lf_file import RowWriter
 from pipeline.sharegpt import from_sharegpt, to_sharegpt
 from pipeline.step0_convert import ConvertOptions, convert
 from pipeline.step1_register import register

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import convert_trial, progress, workers
+from pipeline import progress
+from pipeline.conversion import trial, workers
 from pipeline.errors import DataError
 from pipeline.scaffolds import SCAFFOLDS
 from pipeline.step0_convert import ConvertOptions, convert, peek, stale_reason
@@ -239,7 +240,7 @@ def test_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
         raise OSError(5, "Input/output error", "litellm-trajectory.jsonl")
 
     scaffold = replace(SCAFFOLDS["claude-code"], parse=fail)
-    monkeypatch.setitem(convert_trial.SCAFFOLDS, "claude-code", scaffold)
+    monkeypatch.setitem(trial.SCAFFOLDS, "claude-code", scaffold)
     with pytest.raises(DataError, match=r"none of 1 trials was kept \(1 unreadable_file\)"):
         run(make_job(tmp_path / "job", a=GOOD), tmp_path / "out")
     (reject,) = read_rejects(tmp_path / "out")
@@ -281,7 +282,7 @@ def test_bug_in_a_parser_names_the_trial(tmp_path, monkeypatch):
         raise ZeroDivisionError
 
     scaffold = replace(SCAFFOLDS["claude-code"], parse=fail)
-    monkeypatch.setitem(convert_trial.SCAFFOLDS, "claude-code", scaffold)
+    monkeypatch.setitem(trial.SCAFFOLDS, "claude-code", scaffold)
     job = make_job(tmp_path / "job", a=GOOD)
     with pytest.raises(ZeroDivisionError) as error:
         run(job, tmp_path / "out")
@@ -321,7 +322,7 @@ def test_no_worker_outlives_a_killed_parent(tmp_path):
     script.write_text(
         "import sys\n"
         f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-        "from pipeline import workers\n"
+        "from pipeline.conversion import workers\n"
         "from test_step0 import _sleep_long\n"
         "if __name__ == '__main__':\n"
         "    with workers.map_in_order(_sleep_long, [60] * 4, 2, str) as results:\n"

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from pipeline.conversion.lf_file import sample_rows, validate_lf
 from pipeline.errors import DataError
-from pipeline.lf_file import sample_rows, validate_lf
 
 ROW = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
 PLAIN = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}

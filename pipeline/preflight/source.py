@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Source
+from pipeline.conversion.lf_file import read_rows, validate_lf
 from pipeline.jsonl import parse_json
-from pipeline.lf_file import read_rows, validate_lf
 from pipeline.paths import from_root
 from pipeline.preflight.report import Check, Context
 from pipeline.runs.data import convert_options

@@ -6,10 +6,10 @@ from pathlib import Path
 from pipeline.config.schema import Config
 from pipeline.config.secrets import resolve_secret
 from pipeline.config.shipped import resolve_shipped
+from pipeline.conversion.lf_file import sample_rows, validate_lf
 from pipeline.errors import DataError
 from pipeline.hub import fetch_dataset
 from pipeline.launch.signals import StopRequests
-from pipeline.lf_file import sample_rows, validate_lf
 from pipeline.paths import RunPaths, from_root
 from pipeline.progress import show_progress
 from pipeline.sharegpt import LfFormat

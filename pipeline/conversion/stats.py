@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.convert_trial import ConversationStats, ConvertedTrial
+from pipeline.conversion.trial import ConversationStats, ConvertedTrial
 from pipeline.rejects import Reject
 
 _MANY_TURNS = 100

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.harbor import Trial
+from pipeline.conversion.harbor import Trial
 from pipeline.jsonl import encode_json
 from pipeline.rejects import Reject, RejectReason
 from pipeline.scaffolds import SCAFFOLDS, detect
