@@ -3,6 +3,7 @@
 Run: pytest tests/test_preflight.py
 """
 
+import getpass
 import hashlib
 import json
 import os
@@ -97,9 +98,13 @@ def test_the_command_changes_no_file(tmp_path: Path):
         PYTHONDONTWRITEBYTECODE="1",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not any((tmp_path / "scratch").iterdir())  # used, and emptied
     after = files_below(tmp_path)
-    assert after | {"scratch": before["scratch"]} == before
+    # Used and emptied again; torch makes an empty directory for a cache there.
+    made = {name for name in after if name.startswith("scratch")}
+    assert made <= {"scratch", f"scratch/torchinductor_{getpass.getuser()}"}
+    assert {name: after[name] for name in after.keys() - made} == {
+        name: before[name] for name in before.keys() - {"scratch"}
+    }
 
 
 def test_json_holds_every_check(config: Path):
