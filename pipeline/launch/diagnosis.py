@@ -14,6 +14,13 @@ from pipeline.errors import ConfigError, DataError, LaunchError, PipelineError, 
 from pipeline.launch.supervise import Outcome
 
 _TRAINER_ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, TrainError)}
+_SIGNS = {
+    "No space left on device": "the disk is full; free disk space, lower "
+    "training.save_total_limit, or move infrastructure.artifacts_dir to another disk",
+    "Signal 9 (SIGKILL)": "a rank was killed with SIGKILL, which is what the kernel does when "
+    "memory runs out; use fewer ranks, a shorter cutoff_len or offload",
+}
+"""In the last lines -> the cause, where no rank could write it down."""
 _ECHO = re.compile(r"Connection (closed|reset)|gloo|NCCL|TCPStore|DistNetworkError|DistBackend")
 
 
@@ -51,12 +58,10 @@ def diagnose(outcome: Outcome, rank_logs: Path, log_file: Path) -> PipelineError
     found = [_RankError.read(file) for file in rank_logs.rglob("error.json")]
     first = min((error for error in found if error), default=None)
     if first is None or first.is_echo:
-        # After another failure torchrun itself may kill what does not end: then that is the cause.
-        if any("Signal 9 (SIGKILL)" in line for line in outcome.tail):
-            return LaunchError(
-                "training failed: a rank was killed with SIGKILL, which is what the kernel does "
-                "when memory runs out; use fewer ranks, a shorter cutoff_len or offload; " + where
-            )
+        # Only here: after another failure torchrun itself may kill what does not end.
+        for sign, cause in _SIGNS.items():
+            if any(sign in line for line in outcome.tail):
+                return LaunchError(f"training failed: {cause}; {where}")
         if first is None:
             return LaunchError(f"training failed with exit status {outcome.returncode}; {where}")
     if first.kind in _TRAINER_ERRORS:

@@ -79,7 +79,8 @@ def run_supervised(
         stop.check()
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            log = stack.enter_context(log_file.open("ab"))
+            # Unbuffered: what a full disk refuses must not come up again when the file is closed.
+            log = stack.enter_context(log_file.open("ab", buffering=0))
         except OSError as error:
             raise LaunchError(
                 f"{log_file}: cannot write the log ({error.strerror}); free disk space or choose "

@@ -31,6 +31,7 @@ from pipeline.trainer.output_dir import (
     Checkpoint,
     check_output_dir,
     clear_output_dir,
+    clear_partial_checkpoints,
     find_resume,
 )
 from pipeline.trainer.parallel.interface import Distributed
@@ -260,6 +261,7 @@ def _prepare_output_dir(
         resuming = checkpoint is not None
         check_output_dir(output_dir, overwrite=args.overwrite_output_dir, resuming=resuming)
         output_dir.mkdir(parents=True, exist_ok=True)
+        clear_partial_checkpoints(output_dir)
         if not resuming:
             clear_output_dir(output_dir)
     distributed.barrier()

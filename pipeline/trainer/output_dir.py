@@ -28,6 +28,7 @@ _SIGNS_OF_A_RUN = (STATUS_FILE, "trainer_log.jsonl")
 _NO_RUN = frozenset({RECORD, OUTPUT_FILE})
 """What may lie in the output directory of a run that is still to come."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_PARTIAL = ".checkpoint-*.partial"
 _OURS = (
     "checkpoint-*",
     "trainer_*",
@@ -160,6 +161,12 @@ def check_output_dir(output_dir: Path, *, overwrite: bool, resuming: bool) -> No
             f"{output_dir}: not overwritten, because it does not look like an earlier run "
             f"({' and '.join(_SIGNS_OF_A_RUN)} are missing); choose another training.output_dir"
         )
+
+
+def clear_partial_checkpoints(output_dir: Path) -> None:
+    """Remove checkpoints whose save was cut short; they hold disk space and are never read."""
+    for path in output_dir.glob(_PARTIAL):
+        shutil.rmtree(path)
 
 
 def clear_output_dir(output_dir: Path) -> None:
