@@ -13,8 +13,11 @@ generated share one example; any other turn gets an example of its own. So every
 once, and never on text that no request contains.
 """
 
+import json
+import os
 import re
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 from pipeline.errors import DataError
@@ -27,8 +30,11 @@ class Tokenizer(Protocol):
     """What rendering needs of a `transformers` tokenizer."""
 
     chat_template: Any
-    all_special_tokens: list[str]
-    added_tokens_decoder: dict[int, Any]
+
+    @property
+    def all_special_tokens(self) -> list[str]: ...
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]: ...
 
     def __call__(self, text: str, **kwargs: Any) -> Any: ...
     def apply_chat_template(self, conversation: Messages, **kwargs: Any) -> Any: ...
@@ -94,11 +100,11 @@ class Renderer:
         `messages` are canonical: role, content, reasoning_content, tool_calls, and `weight` on
         assistant turns (default 1).
 
-        Raises: DataError: message text holds a special token of the tokenizer, or the template
+        Raises: DataError: a message or tool holds a special token of the tokenizer, or the template
             cannot be served exactly (its request is no prefix of the conversation, it has no end
             of turn, or it refuses the conversation).
         """
-        self._check_inert(messages)
+        self._check_inert(messages, tools)
         groups: list[list[_Turn]] = []  # each ends with the turn whose text shows all the others
         for index in reversed(range(len(messages))):
             weight = _weight(messages[index])
@@ -117,15 +123,22 @@ class Renderer:
             for example in self._tokenize(sorted(group, key=lambda turn: turn.start))
         ]
 
-    def _check_inert(self, messages: Messages) -> None:
+    def _check_inert(self, messages: Messages, tools: Tools) -> None:
+        fields = [("tools", json.dumps(tools, ensure_ascii=False))]
         for index, message in enumerate(messages):
-            for field in ("content", "reasoning_content"):
-                found = self._special.search(message.get(field) or "")
-                if found:
-                    raise DataError(
-                        f"messages[{index}].{field}: the text contains {found.group()}, a special "
-                        "token of this tokenizer; it would be read as structure, not as text"
-                    )
+            calls = json.dumps(message.get("tool_calls") or [], ensure_ascii=False)
+            fields += [
+                (f"messages[{index}].content", message.get("content") or ""),
+                (f"messages[{index}].reasoning_content", message.get("reasoning_content") or ""),
+                (f"messages[{index}].tool_calls", calls),
+            ]
+        for where, text in fields:
+            found = self._special.search(text)
+            if found:
+                raise DataError(
+                    f"{where}: the text contains {found.group()}, a special token of this "
+                    "tokenizer; it would be read as structure, not as text"
+                )
 
     def _turn(self, messages: Messages, tools: Tools, index: int, weight: float) -> _Turn:
         request = self._render(messages[:index], tools, add_generation_prompt=True)
@@ -136,13 +149,31 @@ class Renderer:
                 "request that would have produced it; train with the template the model is served "
                 "with"
             )
-        ends = [match.end() for match in self._special.finditer(conversation, len(request))]
-        if not ends or conversation[ends[-1] :].strip():
+        marks = list(self._special.finditer(conversation, len(request)))
+        if not marks or conversation[marks[-1].end() :].strip():
             raise DataError(
                 f"messages[{index}]: the chat template ends an assistant turn without a special "
                 "token, so a model trained on it would never stop; add an end-of-turn token"
             )
-        return _Turn(conversation[: ends[-1]], len(request), weight)
+        end = marks[-1].end()
+        if len(marks) > 1 and not conversation[marks[-2].end() : marks[-1].start()].strip():
+            end = self._end_of_turn(messages[: index + 1], tools, conversation, marks)
+        return _Turn(conversation[:end], len(request), weight)
+
+    def _end_of_turn(
+        self, messages: Messages, tools: Tools, conversation: str, marks: list[re.Match[str]]
+    ) -> int:
+        """Where the last turn ends if the text ends on several special tokens.
+
+        Some templates (Phi-3) close the whole conversation with a token of its own; what a request
+        that goes on still shows belongs to the turn.
+        """
+        try:
+            longer = self._render(messages, tools, add_generation_prompt=True)
+        except DataError:  # the template lets no model turn follow another one
+            return marks[-1].end()
+        shared = len(os.path.commonprefix([conversation, longer]))
+        return max((mark.end() for mark in marks if mark.end() <= shared), default=marks[-1].end())
 
     def _render(self, messages: Messages, tools: Tools, *, add_generation_prompt: bool) -> str:
         try:
@@ -156,22 +187,46 @@ class Renderer:
             raise DataError(f"the chat template refuses this conversation: {error}") from error
 
     def _tokenize(self, turns: list[_Turn]) -> list[Example]:
-        """Token ids of turns that share the text of the last one."""
+        """Token ids of turns that share the text of the last one.
+
+        Where a reply starts with text that merges with the end of its request (newlines, say),
+        later requests show it in other tokens than were generated: it gets an example of its own.
+        """
+        if len(turns) == 1:
+            return [self._alone(turns[0])]
         text = turns[-1].text
+        firsts = [0, *(len(turn.text) for turn in turns[:-1])]
+        halves = [
+            (self._ids(text[first : turn.start]), self._ids(text[turn.start : len(turn.text)]))
+            for first, turn in zip(firsts, turns, strict=True)
+        ]
+        segments = [request + reply for request, reply in halves]
+        whole = self._ids(text)
+        if list(chain.from_iterable(segments)) != whole:
+            segments = [
+                self._ids(text[first : len(turn.text)])
+                for first, turn in zip(firsts, turns, strict=True)
+            ]
+        # Every segment ends with a special token and no token crosses one. So if the segments are
+        # what the whole text gives, every request's ids are a prefix of these.
+        if list(chain.from_iterable(segments)) != whole:
+            return [self._alone(turn) for turn in turns]
+        alone: list[Example] = []
         ids: list[int] = []
         spans: list[Span] = []
-        done = 0
-        for turn in turns:
-            ids += self._ids(text[done : turn.start])
-            start = len(ids)
-            ids += self._ids(text[turn.start : len(turn.text)])
-            spans.append(Span(start, len(ids), turn.weight))
-            done = len(turn.text)
-        # Every reply ends with a special token and no token crosses one. So if the pieces are what
-        # the whole text gives, every request's ids are a prefix of these.
-        if len(turns) == 1 or ids == self._ids(text):
-            return [Example(ids, spans)]
-        return [example for turn in turns for example in self._tokenize([turn])]
+        for turn, (request, reply), segment in zip(turns, halves, segments, strict=True):
+            if segment == request + reply:
+                start = len(ids) + len(request)
+                spans.append(Span(start, start + len(reply), turn.weight))
+            else:
+                alone.append(self._alone(turn))
+            ids += segment
+        return [*alone, Example(ids[: spans[-1].end], spans)] if spans else alone
+
+    def _alone(self, turn: _Turn) -> Example:
+        request = self._ids(turn.text[: turn.start])
+        ids = request + self._ids(turn.text[turn.start :])
+        return Example(ids, [Span(len(request), len(ids), turn.weight)])
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []

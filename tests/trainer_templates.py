@@ -1,0 +1,119 @@
+"""Chat templates of different families, written for the tests, and tiny tokenizers to go with them.
+
+Each family is what the renderer must cope with: `CHATML` shows every turn as it was generated,
+`LLAMA3` has header tokens and trims text, `THINK_PROMPT` opens the reasoning in the request,
+`LAST_REASONING` keeps reasoning in the very last turn only, `CLOSED` ends the whole conversation
+with a token that no reply contains, `QWEN3` is the builtin template.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from pipeline import builtin
+
+_CALLS = (
+    "{% for c in m.tool_calls or [] %}\n"
+    "<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+)
+_TOOLS = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+
+CHATML = (
+    _TOOLS
+    + "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    + _CALLS
+    + "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% if tools %}<|start_header_id|>system<|end_header_id|>\n\n"
+    "{{ tools | tojson }}<|eot_id|>{% endif %}{% for m in messages %}<|start_header_id|>"
+    "{{ 'ipython' if m.role == 'tool' else m.role }}<|end_header_id|>\n\n{{ m.content | trim }}"
+    + _CALLS
+    + "<|eot_id|>{% endfor %}{% if add_generation_prompt %}"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+_LAST_QUERY = (
+    "{% set ns = namespace(query=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
+    "{% set ns.query = loop.index0 %}{% endif %}{% endfor %}"
+)
+THINK_PROMPT = (
+    _TOOLS + _LAST_QUERY + "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.index0 > ns.query %}"
+    "<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m.content }}"
+    + _CALLS
+    + "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+LAST_REASONING = (
+    _TOOLS + "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content and loop.last %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    "{{ m.content }}"
+    + _CALLS
+    + "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CLOSED = (
+    "{% for m in messages %}<|{{ 'user' if m.role == 'tool' else m.role }}|>\n{{ m.content }}"
+    + _CALLS
+    + "<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+NO_END = (
+    "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A chat template, its special tokens (the first one is bos, the last one eos)."""
+
+    template: str
+    special: tuple[str, ...]
+    end_of_turn: str
+
+
+_CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_PHI_TOKENS = ("<s>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>")
+_LLAMA_TOKENS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+FAMILIES = {
+    "chatml": Family(CHATML, _CHATML_TOKENS, "<|im_end|>"),
+    "llama3": Family(LLAMA3, _LLAMA_TOKENS, "<|eot_id|>"),
+    "think_prompt": Family(THINK_PROMPT, _CHATML_TOKENS, "<|im_end|>"),
+    "last_reasoning": Family(LAST_REASONING, _CHATML_TOKENS, "<|im_end|>"),
+    "closed": Family(CLOSED, _PHI_TOKENS, "<|end|>"),
+    "qwen3": Family(
+        Path(builtin.__file__).with_name("chat_template.jinja").read_text("utf-8"),
+        _CHATML_TOKENS,
+        "<|im_end|>",
+    ),
+}
+_CORPUS = [
+    "\n\n\n \n\n  \n<think>\nwe look at it\n</think>\n\nhello world, the file is at a/b.py\n\n",
+    '<tool_call>\n{"name": "run", "arguments": {"cmd": "ls -la"}}\n</tool_call>\n\n\n',
+]
+
+
+@cache
+def tokenizer_for(family: Family) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer that merges newlines and markup, so that seams can go wrong."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=list(family.special),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_CORPUS * 20, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=family.special[0],
+        eos_token=family.special[-1],
+        additional_special_tokens=list(family.special),
+        chat_template=family.template,
+    )
