@@ -1,0 +1,210 @@
+"""Credentials that can be told by their own form: one rule per type, most with a provider's prefix.
+
+    github_pat   ghp_ + 36 letters and digits, the last 6 a checksum of the others
+
+A rule names the form, not the key that is still valid: a revoked or mistyped token is as unfit for
+training data as a working one. So a checksum never clears a token; it only decides where the form
+alone is not enough (no boundary around it, or text that looks like a placeholder).
+
+Source: the providers' public descriptions of their tokens.
+"""
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.jsonl import NotJsonError, parse_json
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One type of credential."""
+
+    kind: str
+    anchor: str
+    """Literal text in every secret of this type: what the first, fast scan looks for."""
+    pattern: re.Pattern[str]
+    lead: int = 0
+    """Most characters of the secret that stand before the anchor."""
+    is_run: bool = True
+    """The anchor stands at most `ANCHOR_REACH` characters before, or in, a run of 16 word
+    characters; otherwise it is looked for on its own."""
+    check: Callable[[str], bool] | None = None
+    """What must hold besides the pattern."""
+    checksum: Callable[[str], bool] | None = None
+
+
+ANCHOR_REACH = 16
+
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def _has_crc32(token: str) -> bool:
+    """GitHub's and npm's form: the last 6 characters are the CRC-32 of the 30 before, base 62."""
+    body, given = token[-36:-6], token[-6:]
+    number, digits = zlib.crc32(body.encode()), ""
+    for _ in range(6):
+        number, digit = divmod(number, 62)
+        digits = _DIGITS[digit] + digits
+    return digits == given
+
+
+def _is_signed_jwt(token: str) -> bool:
+    """Three parts, header and claims JSON objects, and none of the claims of published examples."""
+    header, claims, _ = token.split(".", 2)
+    try:
+        objects = [parse_json(_decode_url(part))[0] for part in (header, claims)]
+    except (binascii.Error, NotJsonError):
+        return False
+    if not all(isinstance(value, dict) for value in objects) or "alg" not in objects[0]:
+        return False
+    # RFC 7519, jwt.io and the many tests that copy them.
+    return not re.search(r"1234567890|[Jj]ohn Doe|example|\btest\b", str(objects[1]))
+
+
+def _decode_url(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+def _rule(kind: str, anchor: str, pattern: str, **more: object) -> Rule:
+    return Rule(kind, anchor, re.compile(pattern, re.ASCII), **more)  # pyright: ignore[reportArgumentType]
+
+
+def _github(kind: str, prefix: str) -> Rule:
+    return _rule(kind, prefix, rf"{prefix}[A-Za-z0-9]{{36}}", checksum=_has_crc32)
+
+
+_HEX64 = "[0-9a-f]{64}"
+
+RULES: tuple[Rule, ...] = (
+    # Code hosting and packages
+    _github("github_pat", "ghp_"),
+    _github("github_oauth", "gho_"),
+    _github("github_user_token", "ghu_"),
+    _github("github_app_token", "ghs_"),
+    _rule("github_refresh_token", "ghr_", r"ghr_[A-Za-z0-9]{36,76}", checksum=_has_crc32),
+    _rule("github_fine_grained_pat", "github_pat_", r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}"),
+    _rule("gitlab_pat", "glpat-", r"glpat-[\w-]{20,300}(?:\.[0-9a-z]{2}\.[0-9a-z]{9})?"),
+    _rule("gitlab_trigger_token", "glptt-", r"glptt-[0-9a-f]{40}"),
+    _rule("gitlab_runner_token", "glrt-", r"glrt-[\w-]{20,60}"),
+    _rule("gitlab_runner_registration", "GR1348941", r"GR1348941[\w-]{20}"),
+    _rule("gitlab_deploy_token", "gldt-", r"gldt-[\w-]{20,60}"),
+    _rule("gitlab_job_token", "glcbt-", r"glcbt-[\w-]{20,90}"),
+    _rule("gitlab_feed_token", "glft-", r"glft-[\w-]{20,60}"),
+    _rule("bitbucket_app_password", "ATBB", r"ATBB[A-Za-z0-9]{32}"),
+    _rule("atlassian_api_token", "ATATT3", r"ATATT3[\w=-]{60,250}"),
+    _rule("npm_token", "npm_", r"npm_[A-Za-z0-9]{36}", checksum=_has_crc32),
+    _rule("pypi_token", "pypi-AgE", r"pypi-AgE[\w-]{60,300}"),
+    _rule("rubygems_key", "rubygems_", r"rubygems_[0-9a-f]{48}"),
+    _rule("crates_io_token", "cio", r"cio[A-Za-z0-9]{32}"),
+    _rule("nuget_key", "oy2", r"oy2[a-z0-9]{43}"),
+    _rule("clojars_token", "CLOJARS_", r"CLOJARS_[0-9a-f]{60}"),
+    _rule("docker_pat", "dckr_pat_", r"dckr_pat_[\w-]{27}"),
+    _rule("artifactory_key", "AKCp", r"AKCp[A-Za-z0-9]{69}"),
+    _rule("sourcegraph_token", "sgp_", r"sgp_(?:[0-9a-f]{16}_)?[0-9a-f]{40}"),
+    # Clouds and infrastructure
+    _rule("aws_access_key_id", "AKIA", r"AKIA[A-Z2-7]{16}"),
+    _rule("aws_session_key_id", "ASIA", r"ASIA[A-Z2-7]{16}"),
+    _rule("google_api_key", "AIza", r"AIza[\w-]{35}"),
+    _rule("google_client_secret", "GOCSPX-", r"GOCSPX-[\w-]{28}"),
+    _rule("google_access_token", "ya29.", r"ya29\.[\w-]{30,400}"),
+    _rule("google_refresh_token", "1//0", r"1//0[\w-]{40,200}"),
+    _rule(
+        "azure_storage_key", "AccountKey=", r"AccountKey=[A-Za-z0-9+/]{86}==", is_run=False
+    ),
+    _rule(
+        "azure_client_secret",
+        "Q~",
+        r"(?<![\w.~-])[\w.~-]{3}\dQ~[\w.~-]{31,34}",
+        lead=4,
+        is_run=False,
+    ),
+    _rule("digitalocean_token", "dop_v1_", rf"dop_v1_{_HEX64}"),
+    _rule("digitalocean_oauth", "doo_v1_", rf"doo_v1_{_HEX64}"),
+    _rule("digitalocean_refresh", "dor_v1_", rf"dor_v1_{_HEX64}"),
+    _rule("databricks_token", "dapi", r"dapi[0-9a-f]{32}(?:-\d)?"),
+    _rule("vault_service_token", "hvs.", r"hvs\.[\w-]{24,200}"),
+    _rule("vault_batch_token", "hvb.", r"hvb\.[\w-]{100,400}"),
+    _rule("terraform_token", ".atlasv1.", r"[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,70}", lead=14),
+    _rule("pulumi_token", "pul-", r"pul-[0-9a-f]{40}"),
+    _rule("doppler_token", "dp.pt.", r"dp\.pt\.[A-Za-z0-9]{43}"),
+    _rule("doppler_service_token", "dp.st.", r"dp\.st\.(?:[\w-]{2,35}\.)?[A-Za-z0-9]{43}"),
+    _rule("planetscale_password", "pscale_pw_", r"pscale_pw_[\w.-]{32,64}"),
+    _rule("planetscale_token", "pscale_tkn_", r"pscale_tkn_[\w.-]{32,64}"),
+    _rule("supabase_token", "sbp_", r"sbp_[0-9a-f]{40}"),
+    _rule("tailscale_key", "tskey-", r"tskey-[a-z]{3,9}-[A-Za-z0-9]{10,20}-[A-Za-z0-9]{20,40}"),
+    _rule("fly_token", "fo1_", r"fo1_[\w-]{43}"),
+    _rule("netlify_token", "nfp_", r"nfp_[A-Za-z0-9]{36,40}"),
+    _rule("heroku_token", "HRKU-", r"HRKU-[\w-]{36,65}"),
+    _rule("age_secret_key", "AGE-SECRET-KEY-1", r"AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}"),
+    # Models and data
+    _rule("openai_key", "sk-", r"sk-(?!ant-|or-v1-)(?:[a-z]{4,8}-)?[\w-]{20,90}T3BlbkFJ[\w-]{20,90}"),
+    _rule("model_api_key", "sk-", r"sk-(?:[A-Za-z0-9]{48}|[0-9a-f]{32}|[A-Za-z0-9]{40})"),
+    _rule("anthropic_key", "sk-ant-", r"sk-ant-[a-z]{3,6}\d\d-[\w-]{80,120}"),
+    _rule("openrouter_key", "sk-or-v1-", rf"sk-or-v1-{_HEX64}"),
+    _rule("huggingface_token", "hf_", r"hf_[A-Za-z0-9]{34}"),
+    _rule("huggingface_org_token", "api_org_", r"api_org_[A-Za-z0-9]{34}"),
+    _rule("replicate_token", "r8_", r"r8_[A-Za-z0-9]{37}"),
+    _rule("groq_key", "gsk_", r"gsk_[A-Za-z0-9]{52}"),
+    _rule("perplexity_key", "pplx-", r"pplx-[A-Za-z0-9]{48}"),
+    _rule("xai_key", "xai-", r"xai-[A-Za-z0-9]{80}"),
+    _rule("nvidia_key", "nvapi-", r"nvapi-[\w-]{60,70}"),
+    _rule("wandb_key", "wandb_v1_", r"wandb_v1_[\w-]{40,120}"),
+    _rule("postman_key", "PMAK-", r"PMAK-[0-9a-f]{24}-[0-9a-f]{34}"),
+    # Money, mail and messages
+    _rule("stripe_secret_key", "sk_live_", r"sk_live_[A-Za-z0-9]{24,99}"),
+    _rule("stripe_test_key", "sk_test_", r"sk_test_[A-Za-z0-9]{24,99}"),
+    _rule("stripe_restricted_key", "rk_live_", r"rk_live_[A-Za-z0-9]{24,99}"),
+    _rule("stripe_webhook_secret", "whsec_", r"whsec_[A-Za-z0-9+/]{32,64}={0,2}"),
+    _rule("square_access_token", "sq0atp-", r"sq0atp-[\w-]{22}"),
+    _rule("square_secret", "sq0csp-", r"sq0csp-[\w-]{43}"),
+    _rule("shopify_access_token", "shpat_", r"shpat_[0-9a-fA-F]{32}"),
+    _rule("shopify_shared_secret", "shpss_", r"shpss_[0-9a-fA-F]{32}"),
+    _rule("shopify_custom_token", "shpca_", r"shpca_[0-9a-fA-F]{32}"),
+    _rule("shopify_private_token", "shppa_", r"shppa_[0-9a-fA-F]{32}"),
+    _rule("shippo_token", "shippo_", r"shippo_(?:live|test)_[0-9a-f]{40}"),
+    _rule("sendgrid_key", "SG.", r"SG\.[\w-]{22}\.[\w-]{43}"),
+    _rule("mailgun_key", "key-", r"key-[0-9a-f]{32}"),
+    _rule("mailchimp_key", "-us", r"[0-9a-f]{32}-us\d{1,2}", lead=32),
+    _rule("brevo_key", "xkeysib-", rf"xkeysib-{_HEX64}-[A-Za-z0-9]{{16}}"),
+    _rule("twilio_api_key", "SK", r"SK[0-9a-f]{32}"),
+    _rule("slack_bot_token", "xoxb-", r"xoxb-\d{9,14}-\d{9,14}-[A-Za-z0-9]{20,34}"),
+    _rule("slack_user_token", "xoxp-", r"xoxp-(?:\d{9,14}-){2,3}[A-Za-z0-9]{24,40}"),
+    _rule("slack_app_token", "xapp-", r"xapp-\d-[A-Z0-9]{8,14}-\d{9,15}-[A-Za-z0-9]{32,64}"),
+    _rule("slack_config_token", "xoxe", r"xoxe(?:\.xox[bp])?-\d-[A-Za-z0-9]{100,200}"),
+    _rule("slack_legacy_token", "xoxs-", r"xoxs-(?:\d{9,14}-){2,3}[A-Za-z0-9]{10,64}"),
+    _rule(
+        "slack_webhook",
+        "hooks.slack.com/",
+        r"hooks\.slack\.com/(?:services|workflows|triggers)/[TE]\w{7,12}/[BA\d]\w{7,20}/\w{22,50}",
+        is_run=False,
+    ),
+    _rule("discord_webhook", "/webhooks/", r"/webhooks/\d{17,20}/[\w-]{60,80}", is_run=False),
+    _rule("telegram_bot_token", ":AA", r"\d{8,10}:AA[\w-]{33}", lead=10),
+    # Work and monitoring
+    _rule("linear_key", "lin_api_", r"lin_api_[A-Za-z0-9]{40}"),
+    _rule("notion_token", "ntn_", r"ntn_[A-Za-z0-9]{40,50}"),
+    _rule("notion_secret", "secret_", r"secret_[A-Za-z0-9]{43}"),
+    _rule("figma_token", "figd_", r"figd_[\w-]{40}"),
+    _rule("airtable_pat", "pat", rf"pat[A-Za-z0-9]{{14}}\.{_HEX64}"),
+    _rule("contentful_token", "CFPAT-", r"CFPAT-[\w-]{43}"),
+    _rule("typeform_token", "tfp_", r"tfp_[\w-]{40,60}"),
+    _rule("newrelic_user_key", "NRAK-", r"NRAK-[A-Z0-9]{27}"),
+    _rule("newrelic_insert_key", "NRII-", r"NRII-[\w-]{32}"),
+    _rule("grafana_token", "glsa_", r"glsa_[A-Za-z0-9]{32}_[0-9a-fA-F]{8}"),
+    _rule("grafana_cloud_token", "glc_eyJ", r"glc_eyJ[A-Za-z0-9+/]{60,300}={0,2}"),
+    _rule("sentry_org_token", "sntrys_eyJ", r"sntrys_eyJ[A-Za-z0-9+/]{60,300}={0,2}_[\w+/-]{43}"),
+    _rule("sentry_user_token", "sntryu_", rf"sntryu_{_HEX64}"),
+    _rule("dynatrace_token", "dt0c01.", r"dt0c01\.[A-Z0-9]{24}\.[A-Z0-9]{64}"),
+    _rule("prefect_key", "pnu_", r"pnu_[A-Za-z0-9]{36}"),
+    _rule("adafruit_key", "aio_", r"aio_[A-Za-z0-9]{28}"),
+    _rule(
+        "jwt",
+        "eyJ",
+        r"eyJ[\w-]{10,2000}\.eyJ[\w-]{10,8000}\.[\w-]{20,1000}",
+        check=_is_signed_jwt,
+    ),
+)
