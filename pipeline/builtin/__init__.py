@@ -48,7 +48,12 @@ def builtin_path(model_name_or_path: str, cache: Path, corpus: Path) -> Path:
 
 
 def ensure_builtin(model_name_or_path: str, cache: Path, corpus: Path) -> Path:
-    """Build the model unless it is there; a directory under its final name is always whole."""
+    """Build the model unless it is there; a directory under its final name is always whole.
+
+    Raises: OSError: `cache` cannot be written.
+    """
+    from safetensors import SafetensorError
+
     target = builtin_path(model_name_or_path, cache, corpus)
     if target.is_dir():
         return target
@@ -61,6 +66,8 @@ def ensure_builtin(model_name_or_path: str, cache: Path, corpus: Path) -> Path:
     except OSError:
         if not target.is_dir():  # otherwise somebody else finished first, with the same bytes
             raise
+    except SafetensorError as error:  # it has no OSError for a full disk
+        raise OSError(f"{target}: the builtin model cannot be written: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
