@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pipeline.quality.rule_score_names import ScoredScaffold, canonical_names, detect_scaffold
 from pipeline.quality.rule_score_shell import (
     edit_targets,
     is_formal_test,
@@ -20,18 +21,8 @@ from pipeline.quality.rule_score_shell import (
 from pipeline.quality.rule_score_text import is_error, strip_think
 from pipeline.trajectory import Message, ToolCall, Trajectory
 
-ScoredScaffold = Literal["terminus2", "openhands_sdk", "openhands", "claudecode", "opencode"]
 CallClass = Literal["read", "write", "bash", "search", "submit", "think", "other"]
 
-_KNOWN_NAMES = frozenset(
-    "bash terminal execute_bash file_editor str_replace_editor edit write multiedit notebookedit "
-    "patch finish think task_tracker".split()
-)
-_OPENHANDS_SDK_NAMES = frozenset("terminal file_editor task_tracker finish think".split())
-_CODE_CLI_NAMES = frozenset(
-    "bash read edit write glob grep task webfetch websearch notebookedit todowrite taskoutput "
-    "taskstop askuserquestion skill enterplanmode exitplanmode enterworktree".split()
-)
 _EXECUTION_NAMES = frozenset(
     "bash terminal execute_bash shell cmd execute_ipython_cell run_ipython ipython python "
     "run_python".split()
@@ -183,9 +174,8 @@ def view_of(trajectory: Trajectory, *, extended: bool = False) -> View:
     Extended: results are found by `tool_call_id` where there is one, the client's error flag
     counts as an error, and patches in the `*** Update File:` form are edits.
     """
-    tools = [_function(tool) for tool in trajectory.tools]
-    renamed = {name: _canonical_name(name, keys) for name, keys in tools if name}
-    view = View(detect_scaffold(trajectory, list(renamed.values())))
+    renamed = canonical_names(trajectory.tools)
+    view = View(detect_scaffold(trajectory.messages, set(renamed.values())))
     if trajectory.messages:
         view.last = trajectory.messages[-1]
     if view.scaffold == "terminus2":
@@ -193,47 +183,6 @@ def view_of(trajectory: Trajectory, *, extended: bool = False) -> View:
     else:
         _read_tool_calls(view, trajectory.messages, renamed, extended)
     return view
-
-
-def detect_scaffold(trajectory: Trajectory, tool_names: list[str]) -> ScoredScaffold:
-    """Which agent wrote it, by the canonical names of the tools it declares."""
-    names = set(tool_names)
-    if not names:
-        return "terminus2"
-    if names <= _OPENHANDS_SDK_NAMES:
-        return "openhands_sdk"
-    if {name.lower() for name in names} & _CODE_CLI_NAMES:
-        prompt = next((m.content for m in trajectory.messages if m.role == "system"), "")
-        start = prompt[:500].lower()
-        return "claudecode" if "claude code" in start or "anthropic" in start else "opencode"
-    return "openhands"
-
-
-def _function(tool: Any) -> tuple[str, frozenset[str]]:
-    """(name, parameter names) of a tool schema; ("", none) if it is none."""
-    function = tool.get("function") if isinstance(tool, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(function, dict) or not isinstance(name, str):
-        return "", frozenset()
-    parameters = function.get("parameters")
-    properties = parameters.get("properties") if isinstance(parameters, dict) else None
-    return name, frozenset(properties if isinstance(properties, dict) else ())
-
-
-def _canonical_name(name: str, keys: frozenset[str]) -> str:
-    if name.lower() in _KNOWN_NAMES:
-        return name
-    if "task_completed" in keys:
-        return "finish"
-    if "thought" in keys and not keys & {"command", "path"}:
-        return "think"
-    if "task_list" in keys:
-        return "task_tracker"
-    if keys & {"old_str", "new_str", "file_text", "view_range"}:
-        return "str_replace_editor"
-    if "command" in keys and keys & {"is_input", "timeout"}:
-        return "execute_bash"
-    return "str_replace_editor" if {"command", "path"} <= keys else name
 
 
 def _read_tool_calls(
