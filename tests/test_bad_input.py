@@ -38,6 +38,31 @@ def output_of(config: Path) -> dict:
     return load(config)["runtime_info"]["output"]
 
 
+# --- names that would lead elsewhere
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "experiment.run_name=../../evil",
+            "names files, so it must not hold '/' or begin with '.'",
+        ),
+        ("experiment.run_name=.hidden", "names files, so it must not hold '/' or begin with '.'"),
+        ("training.output_dir=/", "must be a directory of this run alone (got '/')"),
+        ("training.output_dir=./", "must be a directory of this run alone (got './')"),
+        ("training.output_dir=artifacts/model/", "must be a directory of this run alone"),
+        ("dataset.name='a,b'", "both engines take commas for separators (got 'a,b')"),
+        ("conversion.data_name=../x", "must be a file stem"),
+    ],
+)
+def test_a_name_that_is_none_is_refused(config: Path, override: str, message: str):
+    done = sft("run", "--config", config, override)
+    assert done.returncode == 2
+    assert message in error_of(done)
+    assert list(config.parent.iterdir()) == [config]
+
+
 # --- STEP 0 and 1
 
 

@@ -164,7 +164,7 @@ def test_keys_without_effect_are_named(config: Path):
 def test_a_missing_exclusion_list_is_found(config: Path):
     (found, *_) = of("config", bad(config, "conversion.exclude_repos_file=/nowhere.txt"))
     assert found == (
-        "FAIL  config: conversion.exclude_repos_file: /nowhere.txt does not exist; use "
+        "FAIL  config: conversion.exclude_repos_file: /nowhere.txt: no such file; use "
         "training_config/excluded_repos.txt, or null to keep all repositories"
     )
 

@@ -5,6 +5,7 @@ names are those of the reference system, whose files load unchanged.
 """
 
 import functools
+import os.path
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -130,6 +131,15 @@ class Dataset(StrictModel):
     name: Text = ""
     """Name of the entry. "": conversion.data_name."""
 
+    @field_validator("name")
+    @classmethod
+    def _is_one_name(cls, value: str) -> str:
+        if "," in value:
+            raise ValueError(
+                f"both engines take commas for separators (got {value!r}); use one name"
+            )
+        return value
+
 
 class Model(StrictModel):
     """The model to start from."""
@@ -151,6 +161,16 @@ class Training(TrainingKeys):
         "dataset_dir": "comes from runtime_info.input.infrastructure.artifacts_dir; remove it",
         "do_train": "always true here; remove it",
     }
+
+    @field_validator("output_dir")
+    @classmethod
+    def _is_a_directory_of_its_own(cls, value: str) -> str:
+        if os.path.normpath(value) in (".", "..", "/", "artifacts", "artifacts/model"):
+            raise ValueError(
+                f"must be a directory of this run alone (got {value!r}); give it a name, such as "
+                "demo"
+            )
+        return value
 
 
 class Infrastructure(StrictModel):
@@ -187,6 +207,16 @@ class Experiment(StrictModel):
     """Weights & Biases: upload, write locally, or not at all."""
     wandb_run_id: Text = ""
     """Continue this Weights & Biases run. "": a new one."""
+
+    @field_validator("run_name")
+    @classmethod
+    def _names_files(cls, value: str) -> str:
+        if "/" in value or value.startswith("."):
+            raise ValueError(
+                f"names files, so it must not hold '/' or begin with '.' (got {value!r}); use "
+                "another name"
+            )
+        return value
 
 
 class Credentials(StrictModel):

@@ -59,7 +59,7 @@ def check_config(context: Context) -> Iterator[Check]:
             yield Check(
                 "FAIL",
                 "config",
-                f"conversion.exclude_repos_file: {file} does not exist",
+                f"conversion.exclude_repos_file: {file}: no such file",
                 "use training_config/excluded_repos.txt, or null to keep all repositories",
             )
 
