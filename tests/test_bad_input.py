@@ -195,9 +195,15 @@ def test_the_output_dir_of_another_run(config: Path):
     ("case", "status", "message"),
     [
         ("cutoff", 4, "cutoff_len"),
-        ("template", 4, "the tokenizer has no chat template"),
-        ("deepspeed", 2, "train_batch_size is 64, but the run needs 4"),
-        ("not a number", 1, "step 1: the loss is nan; no update was made"),
+        pytest.param("template", 4, "the tokenizer has no chat template", marks=pytest.mark.slow),
+        pytest.param(
+            *("deepspeed", 2, "train_batch_size is 64, but the run needs 4"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("not a number", 1, "step 1: the loss is nan; no update was made"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_failure_of_the_trainer_is_named_with_its_cause(
