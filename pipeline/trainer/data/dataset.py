@@ -6,7 +6,7 @@ and how they are written (`formatting: sharegpt`, `columns`, `tags`), as LLaMA-F
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ _ROLES = {  # tag -> its default value; the canonical name of the role in ShareG
     "function_tag": "function_call",
     "system_tag": "system",
 }
+_PLAIN_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,34 @@ class Dataset:
             digest.update(sha256_file(self.file).encode())
         return digest.hexdigest()
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Rows in file order, in the shape that `from_sharegpt` reads."""
-        for row in self._raw_rows():
-            yield _canonical_names(row, self.entry)
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """Rows as they are written, in file order.
 
-    def _raw_rows(self) -> Iterable[dict[str, Any]]:
+        Raises: DataError: the file is no JSON or no list of objects; names the line.
+        """
         if self.file is None:
             return _hub_rows(self.entry)
         return _file_rows(self.file)
+
+    def canonical(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with what `columns` and `tags` rename undone, as `from_sharegpt` reads it.
+
+        Raises: DataError: the row has no list of turns.
+        """
+        columns = self.entry.get("columns") or {}
+        tags = self.entry.get("tags") or {}
+        column = columns.get("messages", "conversations")
+        if not isinstance(row.get(column), list):
+            raise DataError(f"column {column!r} is missing or no list")
+        turns = [_canonical_turn(turn, tags) for turn in row[column]]
+        system = row.get(columns.get("system", "system"))
+        if system and not (turns and turns[0]["from"] == "system"):
+            turns.insert(0, {"from": "system", "value": system})
+        tools = row.get(columns.get("tools", "tools")) or ""
+        if column == "messages" and not tools and all(t["from"] in _PLAIN_ROLES for t in turns):
+            # Text that is rendered already: no reasoning or call is to be read out of it.
+            return {"messages": [_plain_turn(**turn) for turn in turns]}
+        return {"conversations": turns, "tools": tools}
 
 
 def find_datasets(dataset_dir: Path, names: str) -> list[Dataset]:
@@ -69,13 +89,18 @@ def find_datasets(dataset_dir: Path, names: str) -> list[Dataset]:
         raise DataError(f"{info_file}: not found; register the dataset first (STEP 1)") from None
     except ValueError as error:
         raise DataError(f"{info_file}: not JSON ({error}); repair or delete it") from error
+    if not isinstance(info, dict):
+        raise DataError(f"{info_file}: not a JSON object (got {type(info).__name__})")
     datasets = []
     for name in (part.strip() for part in names.split(",")):
         if name not in info:
             known = ", ".join(sorted(info)) or "none"
             raise DataError(f"{info_file}: no dataset {name!r} is registered (known: {known})")
-        dataset = Dataset(name, info_file, info[name])
-        if dataset.entry.get("formatting", "alpaca") != "sharegpt":
+        entry = info[name]
+        if not isinstance(entry, dict) or not (entry.get("file_name") or entry.get("hf_hub_url")):
+            raise DataError(f"{info_file}: {name}: needs file_name or hf_hub_url")
+        dataset = Dataset(name, info_file, entry)
+        if entry.get("formatting", "alpaca") != "sharegpt":
             raise DataError(
                 f"{info_file}: {name}: formatting must be sharegpt for the native engine"
             )
@@ -87,16 +112,21 @@ def find_datasets(dataset_dir: Path, names: str) -> list[Dataset]:
 
 def _file_rows(file: Path) -> list[dict[str, Any]]:
     data = file.read_bytes()
-    try:
-        if file.suffix == ".jsonl":
-            rows = [msgspec.json.decode(line) for line in data.splitlines() if line.strip()]
-        else:
-            rows = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
-        raise DataError(f"{file}: not JSON ({error}); convert it again or repair it") from error
+    if file.suffix == ".jsonl":
+        lines = enumerate(data.split(b"\n"), start=1)
+        rows = [_decode(line, f"{file}:{number}") for number, line in lines if line.strip()]
+    else:
+        rows = _decode(data, str(file))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{file}: must hold a list of objects, one per conversation")
     return rows
+
+
+def _decode(data: bytes, where: str) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise DataError(f"{where}: not JSON ({error}); convert it again or repair it") from error
 
 
 def _hub_rows(entry: dict[str, Any]) -> Iterable[dict[str, Any]]:
@@ -110,26 +140,16 @@ def _hub_rows(entry: dict[str, Any]) -> Iterable[dict[str, Any]]:
     )
 
 
-def _canonical_names(row: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """Undo the renaming that `columns` and `tags` describe."""
-    columns = entry.get("columns", {})
-    tags = entry.get("tags", {})
-    turns = row.get(columns.get("messages", "conversations"))
-    if not isinstance(turns, list):
-        raise DataError(
-            f"column {columns.get('messages', 'conversations')!r} is missing or no list"
-        )
+def _canonical_turn(turn: Any, tags: dict[str, str]) -> dict[str, Any]:
+    if not isinstance(turn, dict):
+        return {"from": None, "value": turn}
     role_tag, content_tag = tags.get("role_tag", "from"), tags.get("content_tag", "value")
     names = {tags.get(tag, default): default for tag, default in _ROLES.items()}
-    conversation = []
-    for turn in turns:
-        rest = {key: turn[key] for key in turn if key not in (role_tag, content_tag)}
-        role = turn.get(role_tag)
-        conversation.append({"from": names.get(role, role), "value": turn.get(content_tag), **rest})
-    system = row.get(columns.get("system", "system"))
-    if system and not (conversation and conversation[0]["from"] == "system"):
-        conversation.insert(0, {"from": "system", "value": system})
-    return {
-        "conversations": conversation,
-        "tools": row.get(columns.get("tools", "tools")) or "",
-    }
+    role = str(turn.get(role_tag))
+    rest = {key: value for key, value in turn.items() if key not in (role_tag, content_tag)}
+    return {**rest, "from": names.get(role, role), "value": turn.get(content_tag)}
+
+
+def _plain_turn(**turn: Any) -> dict[str, Any]:
+    role, content = _PLAIN_ROLES[turn.pop("from")], turn.pop("value")
+    return {"role": role, "content": content, **turn}

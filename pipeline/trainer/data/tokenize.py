@@ -67,7 +67,7 @@ def _start_worker(source: TokenizerSource) -> None:
 class _Row:
     """One row of a dataset on its way to ids."""
 
-    dataset: str
+    dataset: Dataset
     number: int
     row: dict[str, Any]
 
@@ -89,16 +89,16 @@ def _render_chunk(chunk: list[_Row]) -> list[RenderedRow]:
 
 def _render_row(row: _Row, renderer: Renderer) -> RenderedRow:
     try:
-        messages, tools = from_sharegpt(row.row)
-        return RenderedRow(row.dataset, row.number, renderer.examples(messages, tools))
+        messages, tools = from_sharegpt(row.dataset.canonical(row.row))
+        return RenderedRow(row.dataset.name, row.number, renderer.examples(messages, tools))
     except DataError as error:
-        return RenderedRow(row.dataset, row.number, [], str(error))
+        return RenderedRow(row.dataset.name, row.number, [], str(error))
 
 
 def _chunks(datasets: list[Dataset], max_samples: int | None) -> Iterator[list[_Row]]:
     for dataset in datasets:
         rows = enumerate(islice(dataset.rows(), max_samples))
-        while chunk := [_Row(dataset.name, *item) for item in islice(rows, _CHUNK_ROWS)]:
+        while chunk := [_Row(dataset, *item) for item in islice(rows, _CHUNK_ROWS)]:
             yield chunk
 
 

@@ -1,0 +1,119 @@
+"""Small datasets and training runs for the tests of the native trainer."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.trainer.args import TrainArgs
+
+ROOT = Path(__file__).resolve().parent.parent
+_WORDS = "the file was read and then one test of it failed again so we fix what is wrong".split()
+
+
+def conversations(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """ShareGPT rows of one to three turns and different lengths, the same for the same seed."""
+    draw = random.Random(seed)
+
+    def words(most: int) -> str:
+        return " ".join(draw.choices(_WORDS, k=draw.randint(1, most)))
+
+    rows = []
+    for _ in range(count):
+        turns = []
+        for _ in range(draw.randint(1, 3)):
+            reply = f"<think>\n{words(5)}\n</think>\n\n{words(20)}"
+            turns += [{"from": "human", "value": words(30)}, {"from": "gpt", "value": reply}]
+        rows.append({"conversations": turns})
+    rows[0]["conversations"][1]["loss_weight"] = 0.5
+    return rows
+
+
+def write_dataset(directory: Path, rows: list[Any], name: str = "demo") -> Path:
+    """`rows` as a registered dataset. Returns: the dataset directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"{name}.json").write_text(json.dumps(rows), "utf-8")
+    info_file = directory / "dataset_info.json"
+    info = json.loads(info_file.read_bytes()) if info_file.exists() else {}
+    info[name] = {"file_name": f"{name}.json", "formatting": "sharegpt"}
+    info_file.write_text(json.dumps(info), "utf-8")
+    return directory
+
+
+def train_args(model: Path, dataset_dir: Path, output_dir: Path, **changes: Any) -> TrainArgs:
+    """Six fp32 steps with a global batch of four on one process, without DeepSpeed."""
+    values = {
+        "model_name_or_path": str(model),
+        "dataset_dir": str(dataset_dir),
+        "dataset": "demo",
+        "output_dir": str(output_dir),
+        "deepspeed": None,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 6,
+        "learning_rate": 3e-3,
+        "weight_decay": 0.01,
+        "warmup_steps": 2,
+        "bf16": False,
+        "use_cpu": True,
+        "plot_loss": False,
+        "preprocessing_num_workers": 1,
+        "save_steps": 100,
+        **changes,
+    }
+    return TrainArgs.model_validate(values)
+
+
+def read_log(output_dir: Path) -> list[dict[str, Any]]:
+    """The lines of trainer_log.jsonl that report a step."""
+    lines = (output_dir / "trainer_log.jsonl").read_text("utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if "loss" in line]
+
+
+def losses(output_dir: Path) -> list[float]:
+    return [line["loss"] for line in read_log(output_dir)]
+
+
+def read_status(output_dir: Path) -> dict[str, Any]:
+    return json.loads((output_dir / "trainer_status.json").read_bytes())
+
+
+def start(args: TrainArgs, *, ranks: int = 1, **environment: str) -> "subprocess.Popen[str]":
+    """The trainer as the launcher starts it: under torchrun if there are several ranks."""
+    config = Path(args.output_dir).with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(args.model_dump(mode="json")), "utf-8")
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"]
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            *(torchrun if ranks > 1 or args.deepspeed else []),
+            "pipeline.trainer",
+        ]
+        + [str(config)],
+        env={
+            **kept,
+            "PYTHONPATH": os.pathsep.join([environment.pop("PYTHONPATH", ""), str(ROOT)]),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(args: TrainArgs, *, ranks: int = 1, status: int = 0, **environment: str) -> str:
+    """Start, wait, and expect an exit status. Returns: what was printed."""
+    process = start(args, ranks=ranks, **environment)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == status, output
+    return output
