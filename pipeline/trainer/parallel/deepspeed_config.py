@@ -11,7 +11,7 @@ _UNSUPPORTED = ("optimizer", "scheduler")
 
 
 def read_deepspeed_config(path: Path) -> dict[str, Any]:
-    """Raises: ConfigError: the file is absent, no JSON object, or has no ZeRO stage."""
+    """Raises: ConfigError: the file is absent, no JSON object, or a section is not as it must be."""
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -35,6 +35,12 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: {section}: set learning_rate, optim and lr_scheduler_type in "
                 f"config.yaml's training section instead and remove this section"
+            )
+    for section in ("bf16", "fp16"):
+        value = config.get(section, {})
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f'{path}: {section}: not an object (got {value}); write {{"enabled": "auto"}}'
             )
     return config
 
