@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from pipeline.conversion.source import HarborJob
 from pipeline.conversion.workers import usable_cores
 from pipeline.progress import show_progress
 from pipeline.step0_convert import ConvertOptions, convert
@@ -108,7 +109,7 @@ def main() -> None:
     memory.start()
     started = time.monotonic()
     with show_progress("step 0", "trials") as progress:
-        report = convert(job, out / "im.jsonl", out / "lf.json", options, progress)
+        report = convert(HarborJob(job), out / "im.jsonl", out / "lf.json", options, progress)
     seconds = time.monotonic() - started
     peak_mb = memory.stop() / 1e6
     own_mb = psutil.Process(os.getpid()).memory_info().rss / 1e6

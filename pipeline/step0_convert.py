@@ -1,4 +1,4 @@
-"""STEP 0: a Harbor job directory -> IM JSONL and LLaMA-Factory JSON.
+"""STEP 0: raw trajectories -> IM JSONL and LLaMA-Factory JSON.
 
 Writes <data>.jsonl (IM) and <data>.json (examples, same order), and beside the latter
 
@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.conversion import harbor
-from pipeline.conversion.harbor import InstanceStatus, Selection
 from pipeline.conversion.lf_file import LfSummary, RowWriter, sample_rows, validate_lf
 from pipeline.conversion.manifest import FileState, Manifest, code_version
+from pipeline.conversion.source import Source
 from pipeline.conversion.stats import Tally
-from pipeline.conversion.trial import ConvertedTrial, agent_files, convert_trial
+from pipeline.conversion.trial import ConvertedTrial, convert_trial
+from pipeline.conversion.trials import InstanceStatus, Selection, select
 from pipeline.conversion.workers import map_in_order
 from pipeline.errors import DataError
 from pipeline.files import atomic_open, sha256_file, write_bytes, write_json
@@ -84,13 +84,13 @@ class Peek:
 
 
 def convert(
-    job_dir: Path,
+    source: Source,
     im_file: Path,
     lf_file: Path,
     options: ConvertOptions,
     progress: Progress | None = None,
 ) -> StepReport:
-    """Convert a job, or skip it if the outputs are what it would write.
+    """Convert a source, or skip it if the outputs are what it would write.
 
     Memory is bounded by the largest trial, times a few per worker.
 
@@ -99,7 +99,7 @@ def convert(
     """
     outputs = _outputs(im_file, lf_file)
     manifest_file = _sidecar(lf_file, "manifest.json")
-    reason = stale_reason(job_dir, im_file, lf_file, options)
+    reason = stale_reason(source, im_file, lf_file, options)
     earlier = Manifest.read(manifest_file)
     if reason is None and earlier is not None:
         why = "input, options and code are unchanged"
@@ -107,8 +107,8 @@ def convert(
         return StepReport(0, summary, True, why, earlier.counts, outputs)
     manifest_file.unlink(missing_ok=True)
     # Taken before anything is read: a file that changes meanwhile will not look current.
-    states = _input_states(job_dir)
-    selection = _select(job_dir, options)
+    states = _input_states(source)
+    selection = _select(source, options)
     tally = _write_data(selection, options, outputs, states, progress)
     write_json(outputs["stats.json"], tally.record())
     states_out = {
@@ -147,8 +147,9 @@ def _write_data(
             for im_line, lf_row in zip(converted.im_lines, converted.lf_rows, strict=True):
                 im.write(im_line + b"\n")
                 writer.write(lf_row)
-            if state := states.get(converted.source_file):
-                states[converted.source_file] = replace(state, sha256=converted.source_sha256)
+            for name, sha256 in converted.hashes.items():
+                if state := states.get(name):
+                    states[name] = replace(state, sha256=sha256)
             if progress:
                 progress.update(number, len(selection.trials))
         writer.close()
@@ -160,13 +161,13 @@ def _write_data(
 
 
 def stale_reason(
-    job_dir: Path, im_file: Path, lf_file: Path, options: ConvertOptions
+    source: Source, im_file: Path, lf_file: Path, options: ConvertOptions
 ) -> str | None:
     """Why `convert` would have to run; None: it would skip. Changes nothing.
 
-    Raises: DataError: the job directory is missing or holds no trial.
+    Raises: DataError: the source is missing or holds no trial.
     """
-    inputs = _input_files(job_dir)
+    inputs = source.raw_files() | source.label_files()
     manifest = Manifest.read(_sidecar(lf_file, "manifest.json"))
     if manifest is None:
         return "there is no finished conversion"
@@ -174,12 +175,12 @@ def stale_reason(
     return manifest.difference(_fingerprint(options), _code(), inputs, outputs)
 
 
-def peek(job_dir: Path, options: ConvertOptions, limit: int) -> Peek:
+def peek(source: Source, options: ConvertOptions, limit: int) -> Peek:
     """Convert the first `limit` selected trials in memory. Writes nothing.
 
-    Raises: DataError: the job directory is missing or holds no trial.
+    Raises: DataError: the source is missing or holds no trial.
     """
-    selection = _select(job_dir, options)
+    selection = _select(source, options)
     converted = [convert_trial(trial, options.scaffold) for trial in selection.trials[:limit]]
     return Peek(
         num_trials=len(selection.trials) + len(selection.rejects),
@@ -206,16 +207,16 @@ def _converted(
 ) -> contextlib.AbstractContextManager[Iterator[ConvertedTrial]]:
     work = functools.partial(convert_trial, scaffold_name=options.scaffold)
     return map_in_order(
-        work, selection.trials, options.num_workers, lambda trial: str(trial.directory)
+        work, selection.trials, options.num_workers, lambda trial: str(trial.raw_dir)
     )
 
 
-def _select(job_dir: Path, options: ConvertOptions) -> Selection:
+def _select(source: Source, options: ConvertOptions) -> Selection:
     repos = []
     if options.exclude_repos_file:
         repos = _read_repos(options.exclude_repos_file)
-    return harbor.select(
-        harbor.read_job(job_dir),
+    return select(
+        source.inventory(options.scaffold),
         options.instance_status,
         repo_matcher(repos),
         options.max_instances,
@@ -234,20 +235,11 @@ def _read_repos(path: Path) -> list[str]:
     return parse_repos(text, str(path))
 
 
-def _input_files(job_dir: Path) -> dict[str, Path]:
-    """Name relative to the job -> path, of every file that may change the outputs."""
-    paths = [path for path in [job_dir / "result.json"] if path.is_file()]
-    for directory in harbor.trial_directories(job_dir):
-        paths += harbor.input_files(directory) + agent_files(directory)
-    return {path.relative_to(job_dir).as_posix(): path for path in paths}
-
-
-def _input_states(job_dir: Path) -> dict[str, FileState]:
+def _input_states(source: Source) -> dict[str, FileState]:
     # Trajectories are hashed by the worker that reads them, and only those that are read.
-    return {
-        name: FileState.of(path, None if path.parent.name == "agent" else sha256_file(path))
-        for name, path in _input_files(job_dir).items()
-    }
+    raw = {name: FileState.of(path, None) for name, path in source.raw_files().items()}
+    labels = source.label_files().items()
+    return raw | {name: FileState.of(path, sha256_file(path)) for name, path in labels}
 
 
 def _fingerprint(options: ConvertOptions) -> dict[str, Any]:
@@ -268,7 +260,7 @@ def _fingerprint(options: ConvertOptions) -> dict[str, Any]:
 def _code() -> str:
     """The version of everything that decides what is written."""
     names = (
-        *("conversion/harbor", "conversion/trial"),
+        *("conversion/files", "conversion/harbor", "conversion/trial", "conversion/trials"),
         *("jsonl", "rejects", "sharegpt", "trajectory"),
     )
     rooms = [*_PACKAGE.glob("scaffolds/*.py"), *_PACKAGE.glob("quality/*.py")]

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from pipeline.conversion.harbor import read_job, select
+from pipeline.conversion.harbor import HarborJob
+from pipeline.conversion.trials import select
 from pipeline.errors import DataError
 
 
@@ -24,6 +25,10 @@ def make_trials(job, *names):
     for name in names:
         write(job / name / "config.json", {"task": {"path": f"tasks/{name.split('__x')[0]}"}})
         (job / name / "agent").mkdir()
+
+
+def read_job(job):
+    return HarborJob(job).inventory("auto")
 
 
 def rewards(job):

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.conversion.raw_files import files_below
 from pipeline.scaffolds import SCAFFOLDS
+from pipeline.scaffolds.parsed import MemoryFiles
 from pipeline.sharegpt import from_sharegpt, to_sharegpt
 from pipeline.trajectory import Trajectory, chat_messages
 
@@ -21,7 +23,8 @@ ODD = (None, True, 0, -1.5, "", "x", "{}", [], {}, [None], ["x"], {"x": 1}, [{}]
 
 
 def lines_of(scaffold):
-    (path,) = (DATA / scaffold / "raw").glob(f"*/agent/{SCAFFOLDS[scaffold].file_name}")
+    (agent,) = (DATA / scaffold / "raw").glob("*/agent")
+    path = agent / SCAFFOLDS[scaffold].main_file(files_below(agent))
     text = path.read_text()
     lines = [text] if path.suffix == ".json" else text.splitlines()
     return [line for line in lines if line.endswith(("}", "}\n"))]
@@ -51,7 +54,8 @@ def test_damaged_files_are_refused_or_read_never_a_crash(scaffold, seed):
     for _ in range(draw.randint(1, 3)):
         index = draw.randrange(len(documents))
         documents[index] = mutate(documents[index], draw)
-    parsed = SCAFFOLDS[scaffold].parse([json.dumps(d).encode() + b"\n" for d in documents], [])
+    lines = [json.dumps(document).encode() + b"\n" for document in documents]
+    parsed = SCAFFOLDS[scaffold].parse(MemoryFiles({"main": b"".join(lines)}))
     assert parsed.conversations or parsed.rejects
     for conversation in parsed.conversations:
         trajectory = Trajectory(conversation.messages, conversation.tools)

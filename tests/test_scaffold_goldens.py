@@ -1,7 +1,8 @@
 """Each golden job converts to exactly the files beside it, and nothing is missing or stray.
 
-tests/data/<scaffold>/{raw/ (a Harbor job), im.jsonl, lf.json, rejected.jsonl}, all made by hand. A
-deliberate change of the output: run this test, look at the difference, copy the file it names.
+tests/data/<scaffold>/{raw/ (a Harbor job, or files), im.jsonl, lf.json, rejected.jsonl}, all made
+by hand. A deliberate change of the output: run this test, look at the difference, copy the file it
+names.
 
 Run: pytest tests/test_scaffold_goldens.py
 """
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.conversion.source import source_at
 from pipeline.scaffolds import SCAFFOLDS
 from pipeline.step0_convert import ConvertOptions, convert
 
@@ -28,7 +30,8 @@ def test_every_scaffold_has_a_golden_and_nothing_else_is_there():
 def test_golden_job_converts_exactly(scaffold, scaffold_option, tmp_path):
     name = "auto" if scaffold_option == "auto" else scaffold
     options = ConvertOptions(name, "all", 0, 42, None, 1.0, 1)
-    convert(DATA / scaffold / "raw", tmp_path / "im.jsonl", tmp_path / "lf.json", options)
+    source = source_at(DATA / scaffold / "raw")
+    convert(source, tmp_path / "im.jsonl", tmp_path / "lf.json", options)
     (tmp_path / "lf.rejected.jsonl").rename(tmp_path / "rejected.jsonl")
     for file_name in ("im.jsonl", "lf.json", "rejected.jsonl"):
         actual = tmp_path / file_name

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.scaffolds import SCAFFOLDS, detect
-from pipeline.scaffolds.parsed import Parsed
+from pipeline.scaffolds.parsed import MemoryFiles, Parsed
 
 TOOLS = [{"type": "function", "function": {"name": "bash", "parameters": {}}}]
 
@@ -43,8 +43,8 @@ def record(messages, answer, tools=TOOLS, finish="stop", **extra):
 
 
 def parse(*records, scaffold="openhands-sdk") -> Parsed:
-    lines = [r if isinstance(r, bytes) else json.dumps(r).encode() + b"\n" for r in records]
-    return SCAFFOLDS[scaffold].parse(lines, [])
+    lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
+    return SCAFFOLDS[scaffold].parse(MemoryFiles({"log": b"\n".join(lines)}))
 
 
 def weights(parsed):
@@ -275,14 +275,14 @@ def test_claude_codes_billing_hash_does_not_split_the_conversation():
         ("", "You are Claude Code, made by ...", [], "claude-code"),
         ("", "You are opencode", [], "open-code"),
         ("mine", "none of them", ["terminal", "finish"], "openhands-sdk"),
-        ("mine", "none of them", ["bash"], None),
+        ("mine", "none of them", ["bash"], "litellm"),
     ],
 )
 def test_agent_is_detected_by_name_then_by_prompt_then_by_tools(agent, system, tools, expected):
     schemas = [{"type": "function", "function": {"name": name}} for name in tools]
     messages = [{"role": "system", "content": system}, user("u")]
     lines = [b"{broken\n", json.dumps(record(messages, say("x"), tools=schemas)).encode()]
-    assert detect(agent, ["litellm-trajectory.jsonl"], lambda _: lines) == expected
+    assert detect(agent, ["litellm-trajectory.jsonl"], lambda _: b"".join(lines)) == expected
 
 
 @settings(max_examples=150, deadline=None)
@@ -333,7 +333,7 @@ def test_long_log_takes_time_in_proportion_to_its_size():
         history = [*history, answer, tool(f"c{number}", text + str(number))]
     size_mb = sum(map(len, lines)) / 1e6
     started = time.process_time()
-    parsed = SCAFFOLDS["openhands-sdk"].parse(lines, [])
+    parsed = SCAFFOLDS["openhands-sdk"].parse(MemoryFiles({"log": b"\n".join(lines)}))
     seconds = time.process_time() - started
     assert weights(parsed) == [[1.0] * 300]
     assert size_mb > 90

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.scaffolds import SCAFFOLDS
+from pipeline.scaffolds.parsed import MemoryFiles
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -18,9 +19,8 @@ pytestmark = [
 ]
 
 
-def terminus2(name):
-    data = (SHARED / "harbor_golden" / "terminus_2" / f"{name}.json").read_bytes()
-    return SCAFFOLDS["terminus2"].parse([data], [])
+def terminus2(path):
+    return SCAFFOLDS["terminus2"].parse(MemoryFiles({"trajectory.json": path.read_bytes()}))
 
 
 def weights(parsed):
@@ -46,14 +46,14 @@ def weights(parsed):
     ],
 )
 def test_terminus2_goldens_of_harbor(name, expected, reasons):
-    parsed = terminus2(name)
+    parsed = terminus2(SHARED / "harbor_golden" / "terminus_2" / f"{name}.json")
     assert weights(parsed) == [expected]
     assert [reject.reason.value for reject in parsed.rejects] == reasons
 
 
 def test_every_terminus2_reply_is_json_unless_it_could_not_be_parsed():
     for path in sorted((SHARED / "harbor_golden" / "terminus_2").glob("*.trajectory.json")):
-        for conversation in SCAFFOLDS["terminus2"].parse([path.read_bytes()], []).conversations:
+        for conversation in terminus2(path).conversations:
             for message in conversation.messages:
                 if message.role == "assistant" and message.weight:
                     assert {"analysis", "plan", "commands"} <= json.loads(message.content).keys()
@@ -67,13 +67,13 @@ def test_openhands_calls_merge_into_one_conversation():
         request = {"messages": log["messages"], "tools": log["tools"]}
         record = {"request_body": request, "response_body": log["response"]}
         lines.append(json.dumps(record).encode())
-    parsed = SCAFFOLDS["openhands-sdk"].parse(lines, [])
+    parsed = SCAFFOLDS["openhands-sdk"].parse(MemoryFiles({"log": b"\n".join(lines)}))
     assert weights(parsed) == [[1.0] * 6]
     assert parsed.rejects == []
 
 
 def test_trajectories_of_other_agents_are_refused_not_misread():
     for path in (SHARED / "harbor_golden" / "openhands").glob("*.trajectory*.json"):
-        parsed = SCAFFOLDS["terminus2"].parse([path.read_bytes()], [])
+        parsed = terminus2(path)
         assert parsed.conversations == []
         assert parsed.rejects[0].reason.value == "bad_record"

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from pipeline.scaffolds import SCAFFOLDS, detect
+from pipeline.scaffolds.parsed import MemoryFiles
 
 TASK = {"source": "user", "message": "Task: make a.txt"}
 SUMMARIZED = {"source": "system", "message": "Performed context summarization and handoff."}
@@ -26,7 +27,8 @@ def bash(**arguments):
 
 def parse(*steps, siblings=(), **document):
     data = json.dumps({"agent": {"name": "terminus-2"}, "steps": list(steps)} | document)
-    return SCAFFOLDS["terminus2"].parse([data.encode()], siblings)
+    files = {"trajectory.json": data.encode()} | dict.fromkeys(siblings, b"")
+    return SCAFFOLDS["terminus2"].parse(MemoryFiles(files))
 
 
 def replies(parsed):
@@ -89,7 +91,7 @@ def test_arguments_may_be_a_json_string():
 
 
 def test_summarization_ends_the_conversation_and_the_rest_is_reported():
-    parsed = parse(TASK, agent("{}"), SUMMARIZED, TASK, agent("{}"), siblings=["trajectory.json"])
+    parsed = parse(TASK, agent("{}"), SUMMARIZED, TASK, agent("{}"))
     assert len(parsed.conversations[0].messages) == 2
     assert [(r.reason.value, r.chain_id, r.message) for r in parsed.rejects] == [
         ("context_summarization", "chain-1", "steps[2]: context was replaced")
@@ -136,13 +138,13 @@ def test_unusable_trajectories_are_refused(steps, reason, message):
     ],
 )
 def test_files_that_are_no_terminus_trajectory_are_refused(data, reason):
-    assert reasons(SCAFFOLDS["terminus2"].parse([data], [])) == [reason]
+    assert reasons(SCAFFOLDS["terminus2"].parse(MemoryFiles({"trajectory.json": data}))) == [reason]
 
 
 def test_trajectory_is_detected_by_its_agent():
     def found(name):
         data = json.dumps({"agent": {"name": name}, "steps": []}).encode()
-        return detect("", ["trajectory.json"], lambda _: [data])
+        return detect("", ["trajectory.json"], lambda _: data)
 
     assert found("terminus-2") == "terminus2"
     assert found("openhands") is None
@@ -153,4 +155,4 @@ def test_trajectory_is_detected_beside_a_log_of_unknown_calls():
         "litellm-trajectory.jsonl": b"{}",
         "trajectory.json": b'{"agent": {"name": "Terminus2-fork"}, "steps": []}',
     }
-    assert detect("", list(files), lambda name: [files[name]]) == "terminus2"
+    assert detect("", list(files), files.__getitem__) == "terminus2"

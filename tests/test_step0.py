@@ -19,6 +19,7 @@ import pytest
 
 from pipeline import progress
 from pipeline.conversion import trial, workers
+from pipeline.conversion.source import HarborJob
 from pipeline.errors import DataError
 from pipeline.scaffolds import SCAFFOLDS
 from pipeline.step0_convert import ConvertOptions, convert, peek, stale_reason
@@ -38,7 +39,8 @@ FILES = ("im.jsonl", "lf.json", "lf.rejected.jsonl", "lf.stats.json", "lf.manife
 
 
 def run(job, out, display=None, **options):
-    return convert(job, out / "im.jsonl", out / "lf.json", replace(OPTIONS, **options), display)
+    files = (out / "im.jsonl", out / "lf.json")
+    return convert(HarborJob(job), *files, replace(OPTIONS, **options), display)
 
 
 def read_rejects(out):
@@ -110,7 +112,7 @@ def test_unchanged_run_is_skipped_and_any_change_runs_again(tmp_path):
 
     def why(**options):
         files = (out / "im.jsonl", out / "lf.json")
-        return stale_reason(job, *files, replace(OPTIONS, **options))
+        return stale_reason(HarborJob(job), *files, replace(OPTIONS, **options))
 
     assert why() == "there is no finished conversion"
     run(job, out)
@@ -176,15 +178,17 @@ def test_files_that_no_scaffold_knows_are_refused(tmp_path):
     (job / "b" / "agent" / "litellm-trajectory.jsonl").unlink()
     shutil.copy(job / "a" / "agent" / "litellm-trajectory.jsonl", job / "b" / "agent" / "x.jsonl")
     (job / "c" / "config.json").write_text("{}")
+    (job / "c" / "agent" / "litellm-trajectory.jsonl").write_text('{"calls": []}')
     run(job, tmp_path / "out", max_reject_fraction=1.0)
     assert [(r["trial"], r["reason"]) for r in read_rejects(tmp_path / "out")] == [
         ("b", "missing_trajectory"),
         ("c", "unknown_scaffold"),
     ]
-    run(job, tmp_path / "out", scaffold="claude-code")
-    assert [r["message"] for r in read_rejects(tmp_path / "out")] == [
-        "no agent/litellm-trajectory.jsonl, which claude-code needs"
-    ]
+    run(job, tmp_path / "out", scaffold="claude-code", max_reject_fraction=1.0)
+    assert [(r["reason"], r["message"]) for r in read_rejects(tmp_path / "out")][0] == (
+        "missing_trajectory",
+        "no agent/litellm-trajectory.jsonl, which claude-code needs",
+    )
 
 
 def test_interruption_leaves_the_earlier_outputs_and_no_temporary_file(tmp_path):
@@ -202,7 +206,7 @@ def test_interruption_leaves_the_earlier_outputs_and_no_temporary_file(tmp_path)
     assert {path.name for path in out.iterdir()} == set(FILES[:-1])
     assert {name: (out / name).read_bytes() for name in FILES[:-1]} == before
     files = (out / "im.jsonl", out / "lf.json")
-    assert stale_reason(job, *files, OPTIONS) == "there is no finished conversion"
+    assert stale_reason(HarborJob(job), *files, OPTIONS) == "there is no finished conversion"
 
 
 def test_progress_counts_selected_trials(tmp_path):
@@ -220,7 +224,7 @@ def test_progress_counts_selected_trials(tmp_path):
 def test_peek_converts_a_few_trials_and_writes_nothing(tmp_path):
     job = make_job(tmp_path / "job", a=GOOD, b=BAD, c=GOOD)
     before = sorted(tmp_path.rglob("*"))
-    seen = peek(job, OPTIONS, 2)
+    seen = peek(HarborJob(job), OPTIONS, 2)
     assert (seen.num_trials, seen.num_selected, seen.num_converted) == (3, 3, 2)
     assert seen.scaffolds == {"claude-code": 2}
     assert [row["_trial_id"] for row in seen.rows] == ["a"]
@@ -236,7 +240,7 @@ def test_metadata_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
-    def fail(lines, siblings):
+    def fail(files):
         raise OSError(5, "Input/output error", "litellm-trajectory.jsonl")
 
     scaffold = replace(SCAFFOLDS["claude-code"], parse=fail)
@@ -278,7 +282,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch)
 
 
 def test_bug_in_a_parser_names_the_trial(tmp_path, monkeypatch):
-    def fail(lines, siblings):
+    def fail(files):
         raise ZeroDivisionError
 
     scaffold = replace(SCAFFOLDS["claude-code"], parse=fail)
@@ -286,7 +290,7 @@ def test_bug_in_a_parser_names_the_trial(tmp_path, monkeypatch):
     job = make_job(tmp_path / "job", a=GOOD)
     with pytest.raises(ZeroDivisionError) as error:
         run(job, tmp_path / "out")
-    assert error.value.__notes__ == [f"while converting {job / 'a'}"]
+    assert error.value.__notes__ == [f"while converting {job / 'a' / 'agent'}"]
 
 
 def _die_on_three(number):

@@ -23,14 +23,16 @@ from pydantic import (
 
 from pipeline.config.secrets import SecretReference
 from pipeline.config.strict import EmptyIsNull, StrictModel, Text
+from pipeline.scaffolds import SCAFFOLDS
 from pipeline.trainer.args import TrainingKeys
 from pipeline.trainer.llamafactory_keys import LLAMAFACTORY_KEYS
 
-SourceType = Literal["harbor_job", "hf_lf", "local_lf"]
+SourceType = Literal["harbor_job", "files", "hf_lf", "local_lf"]
 Engine = Literal["native", "llamafactory"]
 
 LOCATION_OF_SOURCE: Mapping[SourceType, str] = {
     "harbor_job": "job_dir",
+    "files": "path",
     "hf_lf": "hf_hub_url",
     "local_lf": "lf_path",
 }
@@ -47,6 +49,10 @@ IGNORED_META_INFO: Mapping[str, str] = {
 """Keys of the reference system's meta_info without a meaning here -> why."""
 
 
+# Every module of pipeline/scaffolds is a choice.
+_ScaffoldName = Literal["auto", *SCAFFOLDS]
+
+
 def _empty_to_harbor_job(value: object) -> object:
     return "harbor_job" if value in ("", None) else value
 
@@ -57,14 +63,18 @@ class Source(StrictModel):
     type: Annotated[
         SourceType,
         BeforeValidator(_empty_to_harbor_job),
-        WithJsonSchema({"enum": ["harbor_job", "hf_lf", "local_lf", "", None]}),
+        WithJsonSchema({"enum": ["harbor_job", "files", "hf_lf", "local_lf", "", None]}),
     ] = "harbor_job"
-    """`harbor_job`: raw trajectories in `job_dir`, converted in STEP 0; `hf_lf`: LLaMA-Factory JSON
-    on the Hugging Face Hub; `local_lf`: LLaMA-Factory JSON on disk. "" and null: harbor_job."""
-    scaffold: Literal["auto", "claude-code", "open-code", "openhands-sdk", "terminus2"] = "auto"
-    """The agent that wrote the trajectories (harbor_job). `auto`: detected for each trial."""
+    """`harbor_job`: raw trajectories in `job_dir`, converted in STEP 0; `files`: the same from
+    `path`; `hf_lf`: LLaMA-Factory JSON on the Hugging Face Hub; `local_lf`: LLaMA-Factory JSON on
+    disk. "" and null: harbor_job."""
+    scaffold: _ScaffoldName = "auto"  # pyright: ignore[reportInvalidTypeForm] (made at run time)
+    """The agent that wrote the trajectories (harbor_job, files). `auto`: detected for each."""
     job_dir: Text = ""
     """Directory with one sub-directory per trial (required for harbor_job)."""
+    path: Text = ""
+    """A file of trajectories, or a directory of them at any depth, in any format that is a
+    scaffold (required for files)."""
     hf_hub_url: Text = ""
     """Dataset id on the Hub, `org/name` (required for hf_lf)."""
     hf_file_name: Text = ""

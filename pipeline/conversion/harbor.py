@@ -1,4 +1,4 @@
-"""A Harbor job directory: its trials, their rewards, and which of them to convert.
+"""A Harbor job directory: its trials and their rewards.
 
     <job>/result.json              {"stats": {"evals": {<key>: {"reward_stats":
                                    {"reward": {"1.0": [trial, ...]}}, "exception_stats": ...}}}}
@@ -13,60 +13,65 @@ that ran into its time limit may have solved the task.
 """
 
 import math
-import random
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from pipeline.conversion.raw_files import files_below
+from pipeline.conversion.trials import Inventory, Trial
 from pipeline.errors import DataError
 from pipeline.jsonl import NotJsonError, parse_json
-from pipeline.rejects import Reject, RejectReason
-
-InstanceStatus = Literal["resolved", "unresolved", "all"]
+from pipeline.scaffolds import is_raw_name
 
 _RANDOM_SUFFIX = re.compile(r"__[^_]{7}$")
-_FULL_REWARD = 1.0
+_LABEL_FILES = ("config.json", "result.json", "verifier/reward.txt", "verifier/reward.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One attempt at one task."""
+@dataclass(frozen=True)
+class HarborJob:
+    """A source: one job directory."""
 
-    name: str
-    """The directory's name, unique in the job."""
-    directory: Path
-    instance_id: str
-    """The task; several trials may share it."""
-    agent_name: str
-    model_name: str
-    reward: float | None
-    exception: str
-    """Type of the exception that ended the trial, "" if none."""
+    path: Path
+
+    def raw_files(self) -> dict[str, Path]:
+        """Name relative to the job -> path, of the files in agent/ that a scaffold may read."""
+        return {
+            f"{directory.name}/agent/{name}": directory / "agent" / name
+            for directory in trial_directories(self.path)
+            for name in _raw_names(directory)
+        }
+
+    def label_files(self) -> dict[str, Path]:
+        """Name relative to the job -> path, of all else that decides what is written."""
+        paths = [self.path / "result.json"]
+        for directory in trial_directories(self.path):
+            paths += [directory / name for name in _LABEL_FILES]
+        return {path.relative_to(self.path).as_posix(): path for path in paths if path.is_file()}
+
+    def inventory(self, scaffold: str) -> Inventory:
+        """Everything about the job except the trajectories; their scaffold does not matter here.
+
+        Raises: DataError: the job directory is missing or holds no trial.
+        """
+        notes: list[str] = []
+        stats = _job_stats(self.path / "result.json", notes)
+        directories = trial_directories(self.path)
+        trials = [_read_trial(directory, stats, notes) for directory in directories]
+        missing = sorted(set(stats) - {trial.name for trial in trials})
+        if missing:
+            what = f"{len(missing)} trials without directory: {missing[0]} ..."
+            notes.append(f"result.json names {what}")
+        return Inventory(trials, notes=notes)
 
 
-@dataclass(slots=True)
-class Job:
-    """All trials, sorted by name, and what was odd about the job."""
-
-    trials: list[Trial]
-    notes: list[str] = field(default_factory=list)
+def is_job(path: Path) -> bool:
+    """Whether some subdirectory is a trial with trajectories."""
+    return path.is_dir() and any((child / "agent").is_dir() for child in path.iterdir())
 
 
-@dataclass(slots=True)
-class Selection:
-    """Trials to convert, sorted by name, and the reason for each of the others."""
-
-    trials: list[Trial]
-    rejects: list[Reject]
-    notes: list[str]
-
-
-def input_files(trial_directory: Path) -> list[Path]:
-    """The files of one trial that decide what STEP 0 writes, besides those in agent/."""
-    names = ("config.json", "result.json", "verifier/reward.txt", "verifier/reward.json")
-    return [path for name in names if (path := trial_directory / name).is_file()]
+def _raw_names(trial_directory: Path) -> list[str]:
+    return [name for name in files_below(trial_directory / "agent") if is_raw_name(name)]
 
 
 def trial_directories(job_dir: Path) -> list[Path]:
@@ -89,68 +94,6 @@ def trial_directories(job_dir: Path) -> list[Path]:
             "set runtime_info.input.source.job_dir to a Harbor job"
         )
     return found
-
-
-def read_job(job_dir: Path) -> Job:
-    """Read everything about a job except the trajectories.
-
-    Raises: DataError: the job directory is missing or holds no trial.
-    """
-    notes: list[str] = []
-    stats = _job_stats(job_dir / "result.json", notes)
-    job = Job([_read_trial(path, stats, notes) for path in trial_directories(job_dir)], notes)
-    missing = sorted(set(stats) - {trial.name for trial in job.trials})
-    if missing:
-        notes.append(f"result.json names {len(missing)} trials without directory: {missing[0]} ...")
-    return job
-
-
-def select(
-    job: Job,
-    status: InstanceStatus,
-    is_excluded: Callable[[str], bool],
-    max_instances: int,
-    seed: int,
-) -> Selection:
-    """Choose the trials to convert; `max_instances` is a cap on them, 0 means no cap."""
-    notes = list(job.notes)
-    has_rewards = any(trial.reward is not None for trial in job.trials)
-    if status != "all" and not has_rewards:
-        notes.append(f"no trial has a reward: instance_status {status} is ignored, all are taken")
-        status = "all"
-    kept: list[Trial] = []
-    rejects: list[Reject] = []
-    for trial in job.trials:
-        reject = _status_reject(trial, status)
-        if reject is None and is_excluded(trial.instance_id):
-            what = f"{trial.instance_id} is a task of an excluded repository"
-            reject = Reject(trial.name, RejectReason.EXCLUDED_REPO, what)
-        if reject is None:
-            kept.append(trial)
-        else:
-            rejects.append(reject)
-    if 0 < max_instances < len(kept):
-        sample = set(random.Random(seed).sample(range(len(kept)), max_instances))
-        message = f"not among the {max_instances} trials drawn with seed {seed}"
-        rejects += [
-            Reject(trial.name, RejectReason.NOT_SAMPLED, message)
-            for index, trial in enumerate(kept)
-            if index not in sample
-        ]
-        kept = [kept[index] for index in sorted(sample)]
-    return Selection(kept, rejects, notes)
-
-
-def _status_reject(trial: Trial, status: InstanceStatus) -> Reject | None:
-    if status == "all":
-        return None
-    if trial.reward is None:
-        message = f"no reward, so it is not known to be {status}"
-        return Reject(trial.name, RejectReason.NO_REWARD, message)
-    if (trial.reward == _FULL_REWARD) == (status == "resolved"):
-        return None
-    message = f"reward {trial.reward:g}, wanted {status}"
-    return Reject(trial.name, RejectReason.OTHER_STATUS, message)
 
 
 @dataclass(slots=True)
@@ -196,7 +139,9 @@ def _read_trial(directory: Path, stats: dict[str, _Stats], notes: list[str]) -> 
     exception = _object(result.get("exception_info")).get("exception_type")
     return Trial(
         name=directory.name,
-        directory=directory,
+        raw_dir=directory / "agent",
+        raw_names=tuple(_raw_names(directory)),
+        source_dir=f"{directory.name}/agent",
         instance_id=_instance_id(directory, config, result),
         agent_name=" ".join(str(name) for name in names if name),
         model_name=str(model or ""),

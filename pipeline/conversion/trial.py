@@ -1,12 +1,10 @@
 """One trial -> the bytes that STEP 0 writes for it. Runs in a worker process; writes nothing."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from pipeline.conversion.harbor import Trial
+from pipeline.conversion.raw_files import DiskFiles, read_head
+from pipeline.conversion.trials import Trial
 from pipeline.jsonl import encode_json
 from pipeline.rejects import Reject, RejectReason
 from pipeline.scaffolds import SCAFFOLDS, detect
@@ -44,7 +42,10 @@ class ConvertedTrial:
     stats: list[ConversationStats] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     source_file: str = ""
+    """The main file, relative to the source."""
     source_sha256: str = ""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every raw file that was read whole, by its name relative to the source."""
 
 
 def convert_trial(trial: Trial, scaffold_name: str) -> ConvertedTrial:
@@ -55,61 +56,41 @@ def convert_trial(trial: Trial, scaffold_name: str) -> ConvertedTrial:
     try:
         return _convert(trial, scaffold_name)
     except OSError as error:
-        message = f"{error.filename or trial.directory}: {error.strerror}"
+        message = f"{error.filename or trial.raw_dir}: {error.strerror}"
         reject = Reject(trial.name, RejectReason.UNREADABLE_FILE, message)
         return ConvertedTrial(trial.name, rejects=[reject])
     except Exception as error:
-        error.add_note(f"while converting {trial.directory}")
+        error.add_note(f"while converting {trial.raw_dir}")
         raise
 
 
-def agent_files(trial_directory: Path) -> list[Path]:
-    """The raw files that a scaffold may read, sorted by name."""
-    directory = trial_directory / "agent"
-    known = {scaffold.file_name for scaffold in SCAFFOLDS.values()}
-    return sorted(
-        path
-        for path in (directory.iterdir() if directory.is_dir() else ())
-        if path.is_file() and (path.name in known or path.match("trajectory.*.json"))
-    )
-
-
 def _convert(trial: Trial, scaffold_name: str) -> ConvertedTrial:
-    converted = ConvertedTrial(trial.name)
-    files = {path.name: path for path in agent_files(trial.directory)}
-    if scaffold_name == AUTO:
-        found = detect(trial.agent_name, list(files), lambda name: _lines(files[name]))
-        if found is None:
-            what = f"agent/ holds {', '.join(files)}" if files else "agent/ holds no trajectory"
-            reason = RejectReason.UNKNOWN_SCAFFOLD if files else RejectReason.MISSING_TRAJECTORY
-            message = f"{what}; set source.scaffold if you know what wrote it"
-            converted.rejects.append(Reject(trial.name, reason, message))
-            return converted
-        scaffold_name = found
-    converted.scaffold = scaffold_name
-    scaffold = SCAFFOLDS[scaffold_name]
-    path = files.pop(scaffold.file_name, None)
-    if path is None:
-        message = f"no agent/{scaffold.file_name}, which {scaffold_name} needs"
+    converted = ConvertedTrial(trial.name, trial.scaffold or scaffold_name)
+    if converted.scaffold == AUTO:
+        found = detect(
+            trial.agent_name, trial.raw_names, lambda name: read_head(trial.raw_dir / name)
+        )
+        converted.scaffold = found or ""
+    if not converted.scaffold:
+        names = ", ".join(trial.raw_names)
+        what = f"agent/ holds {names}" if names else "agent/ holds no trajectory"
+        reason = RejectReason.UNKNOWN_SCAFFOLD if names else RejectReason.MISSING_TRAJECTORY
+        message = f"{what}; set source.scaffold if you know what wrote it"
+        converted.rejects.append(Reject(trial.name, reason, message))
+        return converted
+    scaffold = SCAFFOLDS[converted.scaffold]
+    main = trial.main or scaffold.main_file(trial.raw_names)
+    if main is None:
+        message = f"no agent/{scaffold.in_trial[0]}, which {converted.scaffold} needs"
         converted.rejects.append(Reject(trial.name, RejectReason.MISSING_TRAJECTORY, message))
         return converted
-    converted.source_file = f"{trial.name}/agent/{scaffold.file_name}"
-    digest = hashlib.sha256()
-    parsed = scaffold.parse(_hashed(_lines(path), digest), list(files))
-    converted.source_sha256 = digest.hexdigest()
+    converted.source_file = trial.source_file(main)
+    files = DiskFiles(trial.raw_dir, main, trial.raw_names)
+    parsed = scaffold.parse(files)
+    converted.source_sha256 = files.main_hash()
+    converted.hashes = {trial.source_file(name): sha for name, sha in files.hashes.items()}
     _fill(converted, trial, parsed)
     return converted
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from file
-
-
-def _hashed(lines: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
-    for line in lines:
-        digest.update(line)
-        yield line
 
 
 def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed) -> None:
@@ -149,15 +130,15 @@ def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed) -> None:
 
 def _trajectory(conversation: Conversation, trial: Trial, converted: ConvertedTrial) -> Trajectory:
     source = Provenance(
-        instance_id=trial.instance_id,
+        instance_id=conversation.instance_id or trial.instance_id,
         trial_id=trial.name,
         chain_id=conversation.chain_id,
         scaffold=converted.scaffold,
         model=conversation.model or trial.model_name,
         source_file=converted.source_file,
         source_sha256=converted.source_sha256,
-        reward=trial.reward,
-        exception=trial.exception,
+        reward=trial.reward if conversation.reward is None else conversation.reward,
+        exception=conversation.exception or trial.exception,
         generated_on=conversation.generated_on,
         gen_params=conversation.gen_params,
         usage=conversation.usage,

@@ -7,12 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import Source
+from pipeline.config.schema import Source as SourceConfig
 from pipeline.conversion.lf_file import read_rows, validate_lf
+from pipeline.conversion.source import Source
 from pipeline.jsonl import parse_json
 from pipeline.paths import from_root
 from pipeline.preflight.report import Check, Context
-from pipeline.runs.data import convert_options
+from pipeline.runs.data import convert_options, raw_source
 from pipeline.sharegpt import LfFormat
 from pipeline.step0_convert import ConvertOptions, Peek, peek, stale_reason
 from pipeline.step1_register import dataset_entry, read_info
@@ -35,8 +36,9 @@ class Sample:
 
 def check_source(context: Context) -> Iterator[Check]:
     source = context.given.source
-    if source.type == "harbor_job":
-        yield from _check_job(context)
+    raw = raw_source(context.config)
+    if raw:
+        yield from _check_raw(context, raw)
     elif source.type == "local_lf":
         yield from _check_file(source)
     else:
@@ -48,13 +50,12 @@ def check_source(context: Context) -> Iterator[Check]:
         )
 
 
-def _check_job(context: Context) -> Iterator[Check]:
-    job_dir = from_root(context.given.source.job_dir)
+def _check_raw(context: Context, raw: Source) -> Iterator[Check]:
     seen = _peek(context)
     yield Check(
         "OK" if seen.num_selected else "FAIL",
         "source",
-        f"{job_dir}: {seen.num_trials:,} trials, {seen.num_selected:,} selected",
+        f"{raw.path}: {seen.num_trials:,} trials, {seen.num_selected:,} selected",
         "" if seen.num_selected else "check conversion.instance_status and exclude_repos_file",
     )
     for note in seen.notes:
@@ -73,14 +74,14 @@ def _check_job(context: Context) -> Iterator[Check]:
                 "check source.scaffold",
             )
     paths = context.paths
-    reason = stale_reason(job_dir, paths.im_file, paths.lf_file, convert_options(context.config))
+    reason = stale_reason(raw, paths.im_file, paths.lf_file, convert_options(context.config))
     if reason is None:
         yield Check("OK", "data", f"{paths.lf_file} is current; STEP 0 will be skipped")
     else:
         yield Check("OK", "data", f"STEP 0 will run: {reason}")
 
 
-def _check_file(source: Source) -> Iterator[Check]:
+def _check_file(source: SourceConfig) -> Iterator[Check]:
     file = from_root(source.lf_path)
     summary = validate_lf(file)
     text = f"{file}: {summary.num_rows:,} rows ({summary.lf_format})"
@@ -113,7 +114,7 @@ def check_dataset_entry(context: Context) -> Iterator[Check]:
 def _data_file(context: Context) -> tuple[Path | None, LfFormat]:
     """The file that will be registered; None when it is not known yet."""
     given, paths = context.given, context.paths
-    if given.source.type == "harbor_job":
+    if raw_source(context.config):
         return paths.lf_file, given.conversion.lf_format
     if given.source.type == "hf_lf":
         return None, "structured"
@@ -129,8 +130,9 @@ def sample_rows_of(context: Context) -> Sample | None:
         return None
     if given.source.type == "local_lf":
         return _sample_file(from_root(given.source.lf_path), given.conversion.max_instances)
-    job_dir = from_root(given.source.job_dir)
-    if stale_reason(job_dir, paths.im_file, paths.lf_file, convert_options(context.config)) is None:
+    raw = raw_source(context.config)
+    assert raw is not None  # the types without one are above
+    if stale_reason(raw, paths.im_file, paths.lf_file, convert_options(context.config)) is None:
         return _sample_file(paths.lf_file, 0)
     seen = _peek(context)
     if not seen.rows:
@@ -146,9 +148,11 @@ def _sample_file(file: Path, cap: int) -> Sample:
 
 
 @lru_cache(maxsize=1)
-def _peek_at(job_dir: Path, options: ConvertOptions) -> Peek:
-    return peek(job_dir, options, PEEK_TRIALS)
+def _peek_at(raw: Source, options: ConvertOptions) -> Peek:
+    return peek(raw, options, PEEK_TRIALS)
 
 
 def _peek(context: Context) -> Peek:
-    return _peek_at(from_root(context.given.source.job_dir), convert_options(context.config))
+    raw = raw_source(context.config)
+    assert raw is not None  # asked for only where there is something to convert
+    return _peek_at(raw, convert_options(context.config))

@@ -7,6 +7,7 @@ from pipeline.config.schema import Config
 from pipeline.config.secrets import resolve_secret
 from pipeline.config.shipped import resolve_shipped
 from pipeline.conversion.lf_file import sample_rows, validate_lf
+from pipeline.conversion.source import HarborJob, RawFileTree, Source
 from pipeline.errors import DataError
 from pipeline.hub import fetch_dataset
 from pipeline.launch.signals import StopRequests
@@ -35,6 +36,14 @@ def convert_options(config: Config) -> ConvertOptions:
     )
 
 
+def raw_source(config: Config) -> Source | None:
+    """What STEP 0 converts; None: the examples are ready-made."""
+    source = config.runtime_info.input.source
+    if source.type == "harbor_job":
+        return HarborJob(from_root(source.job_dir))
+    return RawFileTree(from_root(source.path)) if source.type == "files" else None
+
+
 def prepare_data(config: Config, paths: RunPaths, stop: StopRequests, *, register: bool) -> Path:
     """Run STEP 0 and, if asked to, STEP 1.
 
@@ -43,11 +52,10 @@ def prepare_data(config: Config, paths: RunPaths, stop: StopRequests, *, registe
     """
     # A conversion leaves nothing half-written, so a signal may end it at once.
     with stop.interruptible():
-        if config.runtime_info.input.source.type == "harbor_job":
-            file, lf_format = (
-                _convert(config, paths),
-                config.runtime_info.input.conversion.lf_format,
-            )
+        source = raw_source(config)
+        if source:
+            file = _convert(config, source, paths)
+            lf_format = config.runtime_info.input.conversion.lf_format
         else:
             file, lf_format = _existing(config, paths)
     if register:
@@ -56,14 +64,13 @@ def prepare_data(config: Config, paths: RunPaths, stop: StopRequests, *, registe
     return file
 
 
-def _convert(config: Config, paths: RunPaths) -> Path:
-    job_dir = from_root(config.runtime_info.input.source.job_dir)
+def _convert(config: Config, source: Source, paths: RunPaths) -> Path:
     options = convert_options(config)
-    reason = stale_reason(job_dir, paths.im_file, paths.lf_file, options)
+    reason = stale_reason(source, paths.im_file, paths.lf_file, options)
     if reason is not None:
-        logger.info("step 0: converting %s (%s)", job_dir, reason)
+        logger.info("step 0: converting %s (%s)", source.path, reason)
     with show_progress("step 0", "trials") as progress:
-        report = convert(job_dir, paths.im_file, paths.lf_file, options, progress)
+        report = convert(source, paths.im_file, paths.lf_file, options, progress)
     logger.info("%s", report.line())
     for note in report.notes:
         logger.warning("step 0: %s", note)

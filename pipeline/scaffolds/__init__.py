@@ -1,59 +1,113 @@
 """Raw formats: one module per scaffold, each a pure parser; SCAFFOLDS maps the name to it.
 
-A new scaffold = one module with `parse` + one golden triple under tests/data + one line here.
+A new scaffold = one module with `parse` and `recognises` + one golden under tests/data + one line
+here. Where several could read a trial, the first one in SCAFFOLDS does: the richest record of what
+the model saw comes first.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from glob import escape
+from pathlib import PurePosixPath
+from typing import Literal
 
-from pipeline.scaffolds import claude_code, open_code, openhands_sdk, proxy_log, terminus2
-from pipeline.scaffolds.parsed import Parsed
+from pipeline.scaffolds import claude_code, litellm, open_code, openhands_sdk, terminus2
+from pipeline.scaffolds.parsed import Parsed, RawFiles
 
-PROXY_LOG = "litellm-trajectory.jsonl"
-ATIF = "trajectory.json"
-_NUM_CALLS_TO_DETECT = 8
+_PROXY_LOG = ("litellm-trajectory.jsonl",)
 
 
 @dataclass(frozen=True)
 class Scaffold:
-    """How the trajectories of one agent are found and read."""
+    """How the trajectories of one agent are found and read.
 
-    file_name: str
-    """Inside <trial>/agent/."""
-    parse: Callable[[Iterable[bytes], Sequence[str]], Parsed]
-    """(lines of the file, names of the other files beside it) -> conversations."""
-    agent_name: str
-    """Part of the agent's name in trial configs, letters and digits only."""
-    wrote: Callable[[str, list[str]], bool] | None = None
-    """Whether a call with this system prompt and these tools is this agent's."""
+    Patterns are those of `fnmatch`, matched against a name relative to the unit's directory; a `*`
+    also stands for `/`.
+    """
+
+    parse: Callable[[RawFiles], Parsed]
+    recognises: Callable[[bytes, str], bool]
+    """(the first HEAD_BYTES of a file, its name) -> whether this scaffold reads it. Formats that
+    resemble each other tell themselves apart by their own keys."""
+    in_trial: tuple[str, ...]
+    """Patterns of the main file in <trial>/agent/ of a Harbor job."""
+    beside: tuple[str, ...] = ()
+    """Patterns of what else belongs to the unit of a main file, `{stem}` being that file's name
+    without suffix, relative to its directory."""
+    unit: Literal["file", "directory"] = "file"
+    """In a plain directory: whether one file makes a unit, or all files of one directory that are
+    named as in `in_directory` do."""
+    in_directory: tuple[str, ...] = ("*.json", "*.jsonl")
+    """Patterns of the files of a directory unit, relative to that directory."""
+    agent_name: str = ""
+    """Part of the agent's name in trial configs, letters and digits only. "": not known by name."""
+
+    def main_file(self, names: Sequence[str]) -> str | None:
+        """The main file in <trial>/agent/, None if there is none."""
+        return next((name for name in names if _matches(name, self.in_trial)), None)
+
+    def patterns_beside(self, main: str) -> list[str]:
+        """Patterns of the files that belong to the unit of `main`, besides itself."""
+        path = PurePosixPath(main)
+        directory, stem = escape(path.parent.as_posix()), escape(path.stem)
+        return [
+            PurePosixPath(directory, pattern.replace("{stem}", stem)).as_posix()
+            for pattern in self.beside
+        ]
 
 
 SCAFFOLDS: dict[str, Scaffold] = {
-    "claude-code": Scaffold(PROXY_LOG, claude_code.parse, "claudecode", claude_code.wrote),
-    "open-code": Scaffold(PROXY_LOG, open_code.parse, "opencode", open_code.wrote),
-    "openhands-sdk": Scaffold(PROXY_LOG, openhands_sdk.parse, "openhands", openhands_sdk.wrote),
-    "terminus2": Scaffold(ATIF, terminus2.parse, "terminus2", None),
+    "claude-code": Scaffold(
+        claude_code.parse, claude_code.recognises, _PROXY_LOG, agent_name="claudecode"
+    ),
+    "open-code": Scaffold(open_code.parse, open_code.recognises, _PROXY_LOG, agent_name="opencode"),
+    "openhands-sdk": Scaffold(
+        openhands_sdk.parse, openhands_sdk.recognises, _PROXY_LOG, agent_name="openhands"
+    ),
+    "terminus2": Scaffold(
+        terminus2.parse,
+        terminus2.recognises,
+        ("trajectory.json",),
+        beside=("{stem}.cont-*.json", "{stem}.summarization-*.json"),
+        agent_name="terminus2",
+    ),
+    "litellm": Scaffold(litellm.parse, litellm.recognises, _PROXY_LOG),
 }
 
 
-def detect(
-    agent_name: str, file_names: Sequence[str], read: Callable[[str], Iterable[bytes]]
-) -> str | None:
-    """The scaffold of one trial, or None.
+def recognise(head: bytes, name: str) -> str | None:
+    """The scaffold that reads a file with this beginning, or None."""
+    found = (key for key, scaffold in SCAFFOLDS.items() if scaffold.recognises(head, name))
+    return next(found, None)
 
-    By the agent's name in the trial config if its file is there, else by the prompt and tools of
-    the first calls in the log, else by the agent that trajectory.json names. `read` yields the
-    lines of a file.
+
+def detect(agent_name: str, names: Sequence[str], head: Callable[[str], bytes]) -> str | None:
+    """The scaffold of one trial of a Harbor job, or None.
+
+    By the agent's name in the trial config if its file is there, else by what the files hold.
+    `names`: files in agent/, sorted. `head`: gives the beginning of one.
     """
     plain = "".join(character for character in agent_name.lower() if character.isalnum())
-    for name, scaffold in SCAFFOLDS.items():
-        if scaffold.agent_name in plain and scaffold.file_name in file_names:
-            return name
-    if PROXY_LOG in file_names:
-        for system, tools in proxy_log.first_calls(read(PROXY_LOG), _NUM_CALLS_TO_DETECT):
-            for name, scaffold in SCAFFOLDS.items():
-                if scaffold.wrote and scaffold.wrote(system, tools):
-                    return name
-    if ATIF in file_names and terminus2.wrote(b"".join(read(ATIF))):
-        return "terminus2"
+    for key, scaffold in SCAFFOLDS.items():
+        is_named = scaffold.agent_name and scaffold.agent_name in plain
+        if is_named and scaffold.main_file(names) is not None:
+            return key
+    for key, scaffold in SCAFFOLDS.items():
+        main = scaffold.main_file(names)
+        if main is not None and scaffold.recognises(head(main), main):
+            return key
     return None
+
+
+def is_raw_name(name: str) -> bool:
+    """Whether some scaffold reads a file of this name in <trial>/agent/."""
+    return any(
+        _matches(name, scaffold.in_trial)
+        or any(_matches(name, [pattern.replace("{stem}", "*")]) for pattern in scaffold.beside)
+        for scaffold in SCAFFOLDS.values()
+    )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

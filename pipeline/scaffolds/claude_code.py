@@ -5,10 +5,9 @@ that name the session or its topic are made beside the agent's.
 """
 
 import re
-from collections.abc import Iterable, Sequence
 
 from pipeline.scaffolds import proxy_log
-from pipeline.scaffolds.parsed import Parsed
+from pipeline.scaffolds.parsed import Parsed, RawFiles
 
 _CLIENT = proxy_log.Client(
     title_marks=("new conversation topic", "word title", "summarize this coding conversation"),
@@ -16,10 +15,14 @@ _CLIENT = proxy_log.Client(
 )
 
 
-def parse(lines: Iterable[bytes], siblings: Sequence[str]) -> Parsed:
+def parse(files: RawFiles) -> Parsed:
     """litellm-trajectory.jsonl -> conversations."""
-    return proxy_log.parse(lines, _CLIENT)
+    return proxy_log.parse(files.lines(files.main), _CLIENT)
 
 
-def wrote(system: str, tool_names: list[str]) -> bool:
+def recognises(head: bytes, name: str) -> bool:
+    return any(_wrote(*prompt) for prompt in proxy_log.first_prompts(head))
+
+
+def _wrote(system: str, tool_names: list[str]) -> bool:
     return "claude code" in system[:500].lower() or "claude agent sdk" in system[:500].lower()

@@ -1,17 +1,19 @@
 """OpenCode behind a logging proxy: OpenAI-style history, several system prompts, a title call."""
 
-from collections.abc import Iterable, Sequence
-
 from pipeline.scaffolds import proxy_log
-from pipeline.scaffolds.parsed import Parsed
+from pipeline.scaffolds.parsed import Parsed, RawFiles
 
 _CLIENT = proxy_log.Client(title_marks=("title generator",))
 
 
-def parse(lines: Iterable[bytes], siblings: Sequence[str]) -> Parsed:
+def parse(files: RawFiles) -> Parsed:
     """litellm-trajectory.jsonl -> conversations."""
-    return proxy_log.parse(lines, _CLIENT)
+    return proxy_log.parse(files.lines(files.main), _CLIENT)
 
 
-def wrote(system: str, tool_names: list[str]) -> bool:
+def recognises(head: bytes, name: str) -> bool:
+    return any(_wrote(*prompt) for prompt in proxy_log.first_prompts(head))
+
+
+def _wrote(system: str, tool_names: list[str]) -> bool:
     return "opencode" in system[:500].lower()

@@ -1,11 +1,53 @@
-"""What a parser returns: the conversations of one raw file, and those that cannot be used."""
+"""What a parser takes, the raw files of one unit, and what it returns, their conversations.
 
+A unit is what one agent left behind: a single file, or a main file and what belongs to it.
+"""
+
+import io
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.rejects import RejectReason
 from pipeline.trajectory import Message
+
+
+class RawFiles(Protocol):
+    """The files of one unit. Names are relative to its directory, with `/` on every system."""
+
+    @property
+    def main(self) -> str:
+        """Where to start. One of `names`."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All files of the unit, sorted; also some that belong to other scaffolds."""
+        ...
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        """The lines of one file with their line breaks. Raises: OSError."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """One file whole. Raises: OSError."""
+        ...
+
+
+class MemoryFiles:
+    """Raw files that are already in memory. The first one is the main file."""
+
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        self._contents = contents
+        self.main = next(iter(contents))
+        self.names: Sequence[str] = sorted(contents)
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        return iter(io.BytesIO(self._contents[name]))
+
+    def read(self, name: str) -> bytes:
+        return self._contents[name]
 
 
 @dataclass(slots=True)
@@ -20,6 +62,12 @@ class Conversation:
     """YYYY-MM-DD from the log, "" if it has no time."""
     gen_params: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
+    instance_id: str = ""
+    """The task, if the raw file names it; "" leaves it to what the source says of the trial."""
+    reward: float | None = None
+    """As `instance_id`: None leaves it to the source."""
+    exception: str = ""
+    """How the agent ended, if the raw file says that it did not finish; as `instance_id`."""
 
 
 @dataclass(slots=True)
@@ -34,7 +82,7 @@ class ChainReject:
 
 @dataclass(slots=True)
 class Parsed:
-    """The result for one raw file."""
+    """The result for one unit."""
 
     conversations: list[Conversation] = field(default_factory=list)
     rejects: list[ChainReject] = field(default_factory=list)

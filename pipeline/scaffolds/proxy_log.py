@@ -9,6 +9,7 @@ response, which restores the reasoning that clients drop when they send it back,
 in exactly one conversation; all other assistant turns are context (weight 0).
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -22,8 +23,11 @@ from pipeline.rejects import Defect, RejectReason
 from pipeline.scaffolds import proxy_record
 from pipeline.scaffolds.normalize import Turn, normalize_assistant, normalize_message
 from pipeline.scaffolds.parsed import ChainReject, Conversation, Parsed
+from pipeline.scaffolds.peek import first_objects
 from pipeline.scaffolds.validate import find_defect, order_results
 from pipeline.trajectory import Message
+
+_NUM_CALLS_TO_RECOGNISE = 8
 
 
 @dataclass(frozen=True)
@@ -109,18 +113,16 @@ def parse(lines: Iterable[bytes], client: Client) -> Parsed:
     return log.finish()
 
 
-def first_calls(lines: Iterable[bytes], limit: int) -> Iterator[tuple[str, list[str]]]:
-    """(system prompt, tool names) of the first readable calls, to tell which agent wrote them."""
-    for line in lines:
-        if limit <= 0:
-            return
-        log = _Log(Client())
-        log.add_line(1, line)
-        for leaf in log.leaves():
-            first = leaf.path()[0].turn.message
-            names = [str((tool.get("function") or {}).get("name")) for tool in leaf.tools]
-            yield first.content if first.role == "system" else "", names
-            limit -= 1
+def first_prompts(head: bytes) -> Iterator[tuple[str, list[str]]]:
+    """(system prompt, tool names) of the first calls, to tell which agent made them.
+
+    `head`: the beginning of the log; a call that it cuts is read up to there.
+    """
+    for record in first_objects(head)[:_NUM_CALLS_TO_RECOGNISE]:
+        body = record.get("request_body")
+        if isinstance(body, dict | str):
+            with contextlib.suppress(NotJsonError, msgspec.ValidationError):
+                yield _Log(Client()).describe_prompt(msgspec.Raw(json.dumps(body).encode()))
 
 
 class _Log:
@@ -169,6 +171,14 @@ class _Log:
             gen_params=proxy_record.gen_params_of(request),
             usage=usage if isinstance(usage, dict) else {},
         )
+
+    def describe_prompt(self, request_body: msgspec.Raw) -> tuple[str, list[str]]:
+        """(system prompt, tool names). Raises: NotJsonError; msgspec.ValidationError."""
+        request = proxy_record.decode_request(request_body)
+        tools = self._root(bytes(request.tools)).tools
+        names = [str((tool.get("function") or {}).get("name")) for tool in tools]
+        first = next((turn.message for turn in self._prompt(request)), None)
+        return first.content if first and first.role == "system" else "", names
 
     def _skip(self, reason: RejectReason, message: str, line: int | None) -> None:
         self._parsed.rejects.append(ChainReject(reason, message, line=line))

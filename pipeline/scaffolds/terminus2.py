@@ -14,13 +14,13 @@ Source: Harbor RFC 0001 (ATIF v1.5) and harbor 0.1.31 agents/terminus_2.
 
 import fnmatch
 import json
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.jsonl import NotJsonError, parse_json
 from pipeline.rejects import Defect, RejectReason
 from pipeline.scaffolds.normalize import split_think
-from pipeline.scaffolds.parsed import ChainReject, Conversation, Parsed
+from pipeline.scaffolds.parsed import ChainReject, Conversation, Parsed, RawFiles
+from pipeline.scaffolds.peek import first_objects
 from pipeline.scaffolds.validate import find_defect
 from pipeline.trajectory import Message
 
@@ -34,13 +34,13 @@ class _BadStepError(Exception):
         self.reason = reason
 
 
-def parse(lines: Iterable[bytes], siblings: Sequence[str]) -> Parsed:
-    """trajectory.json -> at most one conversation. `siblings`: other file names beside it."""
+def parse(files: RawFiles) -> Parsed:
+    """trajectory.json -> at most one conversation; other windows beside it are reported."""
     parsed = Parsed()
-    document, steps = _read_steps(b"".join(lines), parsed)
+    document, steps = _read_steps(files.read(files.main), parsed)
     if steps is not None:
         _parse_steps(document, steps, parsed)
-    for name in sorted(siblings):
+    for name in files.names:
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in _OTHER_WINDOWS):
             message = f"{name}: a context window after a summarisation"
             parsed.rejects.append(
@@ -49,13 +49,10 @@ def parse(lines: Iterable[bytes], siblings: Sequence[str]) -> Parsed:
     return parsed
 
 
-def wrote(data: bytes) -> bool:
-    """Whether an ATIF trajectory is one of Terminus-2."""
-    try:
-        document = parse_json(data)[0]
-    except NotJsonError:
-        return False
-    return "terminus" in _agent_name(_object(document))
+def recognises(head: bytes, name: str) -> bool:
+    """Whether it is an ATIF trajectory of Terminus-2."""
+    documents = first_objects(head)
+    return bool(documents) and "terminus" in _agent_name(documents[0])
 
 
 def _read_steps(data: bytes, parsed: Parsed) -> tuple[dict[str, Any], list[Any] | None]:
