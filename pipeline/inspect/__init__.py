@@ -1,0 +1,1 @@
+"""Looking at data files: rows, one trajectory in the terminal, distributions, scores."""

@@ -1,0 +1,111 @@
+"""Figures of one trajectory, and how they are distributed over many."""
+
+import math
+import re
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.inspect.rows import Row
+from pipeline.quality.rule_score_view import view_of
+
+_REPOSITORY = re.compile(r"([\w.-]+?)__([\w.-]+?)-\d+(?:__.*)?")
+UNKNOWN = "unknown"
+_OUR_NAMES = {
+    "claudecode": "claude-code",
+    "opencode": "open-code",
+    "openhands_sdk": "openhands-sdk",
+}
+"""What the rule score calls a scaffold -> what config.yaml calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What `sft inspect` lists and `sft stats` counts. None: the file does not say."""
+
+    turns: int
+    """Assistant turns."""
+    characters: int
+    """Text, reasoning and arguments of all messages; tool schemas do not count."""
+    tool_calls: int
+    tool_errors: int
+    """Results that the rule score takes for errors, or that the client flagged as one."""
+    reward: float | None
+    score: float | None
+    """Composite rule score."""
+    outcome_score: float | None
+
+
+def figures_of(row: Row) -> Figures:
+    view = view_of(row.trajectory, extended=True)
+    messages = row.trajectory.messages
+    return Figures(
+        turns=len(view.turns),
+        characters=sum(
+            len(message.content)
+            + len(message.reasoning_content)
+            + sum(len(call.arguments) for call in message.tool_calls)
+            for message in messages
+        ),
+        tool_calls=len(view.calls),
+        tool_errors=sum(item.is_error for item in view.observations),
+        reward=_number(row.trajectory.provenance.reward),
+        score=_number(row.scores.get("composite_score")),
+        outcome_score=_number(row.scores.get("outcome_score")),
+    )
+
+
+def scaffold_of(row: Row) -> str:
+    """As recorded, else as the rule score detects it."""
+    recorded = row.trajectory.provenance.scaffold
+    return recorded or _OUR_NAMES.get(detected := view_of(row.trajectory).scaffold, detected)
+
+
+def repository_of(row: Row) -> str:
+    """`owner/name` of a SWE-bench id `owner__name-123`, else "unknown"."""
+    match = _REPOSITORY.fullmatch(row.trajectory.provenance.instance_id)
+    return f"{match[1]}/{match[2]}" if match else UNKNOWN
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Of one figure, over the rows that have it."""
+
+    count: int
+    mean: float
+    min: float
+    p25: float
+    p50: float
+    p75: float
+    p95: float
+    max: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Distribution | None":
+        """Percentiles interpolate linearly. None without values."""
+        if not values:
+            return None
+        # Of one value there are no quantiles; twice the same value has the same ones.
+        cuts = statistics.quantiles(
+            values * 2 if len(values) == 1 else values, n=20, method="inclusive"
+        )
+        low, middle, high, top = (round(cuts[k], 4) for k in (4, 9, 14, 18))
+        mean = round(statistics.fmean(values), 4)
+        return cls(len(values), mean, min(values), low, middle, high, top, max(values))
+
+    def to_record(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def distributions(figures: list[Figures]) -> dict[str, Distribution]:
+    """Figure -> its distribution; figures that no row has are left out."""
+    found = {
+        name: Distribution.of([v for item in figures if (v := getattr(item, name)) is not None])
+        for name in Figures.__slots__
+    }
+    return {name: value for name, value in found.items() if value is not None}
