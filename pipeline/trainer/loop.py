@@ -113,7 +113,7 @@ class _Run:
         """Returns: some rank was asked to stop."""
         batch = self._plan.global_batch(step)
         total_weight = sum(self._store.loss_weight(index) for index in batch)
-        loss_sum = torch.zeros((), dtype=torch.float64)
+        losses: list[torch.Tensor] = []  # on the device: the host waits for them once per step
         micro_batches = self._plan.micro_batches(step, self._distributed.rank)
         for number, indices in enumerate(micro_batches):
             micro_batch = collate(
@@ -123,9 +123,12 @@ class _Run:
             loss = weighted_cross_entropy(logits, micro_batch.labels, micro_batch.weights)
             is_last = number == len(micro_batches) - 1
             self._strategy.backward(loss / total_weight, is_last=is_last)
-            loss_sum += loss.detach().double().cpu()
+            losses.append(loss.detach())
         loss_all, stopping = self._distributed.sum(
-            [loss_sum.item() / total_weight, float(stop.signal_name is not None)]
+            [
+                sum(loss.item() for loss in losses) / total_weight,
+                float(stop.signal_name is not None),
+            ]
         )
         if not math.isfinite(loss_all):
             rows = ", ".join(str(self._store.row(index)) for index in batch[:16])
