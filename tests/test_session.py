@@ -303,6 +303,8 @@ def test_clean_and_other_runs_leave_a_live_run_alone(training):
 def test_archive_takes_the_record_of_a_plain_training(tmp_path: Path):
     config = write_config(tmp_path / "config.yaml")
     assert sft("train", "--config", config).returncode == 0
+    (metadata,) = (config.parent / "artifacts" / "model").glob("*/record/metadata.yaml")
+    ended_at = load(metadata)["completed_at"]
     done = sft("archive", "--config", config, "--notes", "a trial")
     assert done.returncode == 0, done.stderr
     archive = Path(done.stdout.strip())
@@ -310,6 +312,7 @@ def test_archive_takes_the_record_of_a_plain_training(tmp_path: Path):
     assert load(archive / "train.yaml")["max_steps"] == 2
     (entry,) = index_of(config)
     assert (entry["status"], entry["notes"]) == ("completed", "a trial")
+    assert entry["completed_at"] == ended_at, "when it ran, not when it was archived"
     again = sft("archive", "--config", config)
     assert again.returncode == 1
     assert "no run to archive; `sft train` leaves one" in error_of(again)

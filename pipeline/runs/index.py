@@ -84,19 +84,31 @@ def close_run(
     handle: RunHandle,
     *,
     status: RunStatus,
-    exit_code: int,
+    exit_code: int | None,
     notes: str = "",
+    started_at: str | None = None,
+    completed_at: str | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write how the run ended, into its metadata.yaml and into the index.
 
     Args:
+        exit_code: None for a run that died.
+        started_at, completed_at: UTC, of a run that is recorded only afterwards.
         extra: more keys for metadata.yaml only, such as results.
     """
-    completed_at = utc_now()
-    record.finish(handle.directory, status, exit_code, completed_at, notes, extra)
+    times = {"started_at": started_at or handle.entry["started_at"]}
+    times["completed_at"] = completed_at or utc_now()
+    record.finish(
+        handle.directory,
+        status,
+        exit_code,
+        times["completed_at"],
+        notes,
+        {**(extra or {}), "started_at": times["started_at"]},
+    )
     ending = {
-        "completed_at": completed_at,
+        **times,
         "status": status.value,
         "exit_code": exit_code,
         "notes": redact_text(notes),

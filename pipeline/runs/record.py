@@ -141,7 +141,7 @@ def add(directory: Path, name: str, source: Path | bytes) -> None:
 def finish(
     directory: Path,
     status: RunStatus,
-    exit_code: int,
+    exit_code: int | None,
     completed_at: str | None = None,
     notes: str = "",
     extra: Mapping[str, Any] | None = None,

@@ -144,13 +144,11 @@ def archive_last(loaded: LoadedConfig, notes: str) -> Path:
         index.close_run(
             handle,
             status=status,
-            exit_code=metadata.get("exit_code") or 0,
+            exit_code=metadata.get("exit_code"),
             notes=notes or metadata.get("notes", ""),
-            extra={
-                key: metadata[key]
-                for key in ("started_at", "completed_at", "overrides", "git_commit")
-                if key in metadata
-            },
+            started_at=metadata.get("started_at"),
+            completed_at=metadata.get("completed_at"),
+            extra={key: metadata[key] for key in ("overrides", "git_commit") if key in metadata},
         )
         shutil.rmtree(directory)
     return handle.directory
