@@ -33,11 +33,10 @@ class RunLog:
         self._loss_sum: float = earlier.get("loss_sum", 0.0)
         self._tokens: int = earlier.get("tokens", 0)
         self._seconds_before: float = earlier.get("seconds", 0.0)
-        self._tokens_before = self._tokens
         self._step: int = earlier.get("log_step", 0)
         self._started = self._last_time = time.monotonic()
         self._last_tokens = self._tokens
-        self._since_log: list[float] = []
+        self._since_log: list[float] = earlier.get("losses_since_log", [])
         self._cut_log_to(self._step)
         reported = [args.report_to] if isinstance(args.report_to, str) else args.report_to
         self._trackers = [_Wandb(args)] if "wandb" in reported else []
@@ -101,6 +100,7 @@ class RunLog:
             "tokens": self._tokens,
             "seconds": self.seconds,
             "log_step": self._step,
+            "losses_since_log": self._since_log,
         }
 
     def write_state(self, directory: Path) -> None:

@@ -97,6 +97,10 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         ) from None
     except ValueError as error:
         raise TrainError(f"{directory / MANIFEST}: not JSON: {error}") from error
+    if not isinstance(manifest, dict) or not {"step", "files"} <= manifest.keys():
+        raise TrainError(
+            f"{directory / MANIFEST}: not a manifest of ours; choose another checkpoint"
+        )
     for name, size in manifest["files"].items():
         file = directory / name
         if not file.is_file() or file.stat().st_size != size:

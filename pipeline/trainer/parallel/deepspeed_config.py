@@ -11,7 +11,7 @@ _UNSUPPORTED = ("optimizer", "scheduler")
 
 
 def read_deepspeed_config(path: Path) -> dict[str, Any]:
-    """Raises: ConfigError: the file is absent, no JSON object, or a section is not as it must be."""
+    """Raises: ConfigError: the file is absent, no JSON object, or a section has the wrong shape."""
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -1,0 +1,151 @@
+"""Property: the log of a run has LLaMA-Factory's fields and every step once, resumed or not.
+
+Run: pytest tests/test_trainer_metrics.py
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainer_runs import losses, read_log, train_args
+from transformers import TrainerState
+
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.plan import Plan
+from pipeline.trainer.metrics import RunLog
+
+_FAKE_WANDB = """
+import json, os
+from pathlib import Path
+
+class _Run:
+    id = "run-7"
+    def __init__(self, given):
+        self._file = Path(os.environ["WANDB_FAKE_FILE"])
+        self._write("init", given)
+    def _write(self, what, given):
+        with self._file.open("a") as file:
+            file.write(json.dumps([what, given]) + chr(10))
+    def log(self, numbers, step):
+        self._write("log", {"step": step, **numbers})
+    def finish(self):
+        self._write("finish", {})
+
+def init(**given):
+    return _Run(given)
+"""
+
+
+def _args(output_dir: Path, **changes: Any) -> TrainArgs:
+    output_dir.mkdir(exist_ok=True)
+    return train_args(Path("model"), Path("data"), output_dir, **{"max_steps": 10, **changes})
+
+
+def _open(args: TrainArgs, earlier: dict[str, Any] | None = None) -> RunLog:
+    return RunLog(args, Plan.of(args, num_examples=16, world_size=1), earlier or {})
+
+
+def _record(log: RunLog, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        log.record(step, loss=1 / step, grad_norm=2.0, lr=0.1 * step, tokens=100)
+
+
+def test_lines_have_the_fields_that_readers_of_llamafactory_expect(tmp_path: Path) -> None:
+    log = _open(_args(tmp_path))
+    _record(log, 1, 2)
+    line = read_log(tmp_path)[1]
+    assert list(line) == [
+        *("current_steps", "total_steps", "epoch", "percentage", "elapsed_time", "remaining_time"),
+        *("loss", "lr", "grad_norm", "throughput", "total_tokens", "tokens_per_second"),
+        "timestamp",
+    ]
+    expected = {"current_steps": 2, "total_steps": 10, "epoch": 0.5, "percentage": 20.0}
+    expected |= {"loss": 0.5, "lr": 0.2, "grad_norm": 2.0, "total_tokens": 200}
+    assert line.items() >= expected.items()
+    assert line["tokens_per_second"] > 0
+
+
+def test_a_line_is_the_mean_since_the_last_one(tmp_path: Path) -> None:
+    log = _open(_args(tmp_path, logging_steps=4))
+    _record(log, 1, 10)
+    lines = read_log(tmp_path)
+    assert [line["current_steps"] for line in lines] == [4, 8, 10]
+    assert lines[0]["loss"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert lines[2]["loss"] == pytest.approx((1 / 9 + 1 / 10) / 2)
+
+
+@pytest.mark.parametrize("logging_steps", [1, 4])
+def test_a_resumed_log_equals_that_of_an_uninterrupted_run(
+    tmp_path: Path, logging_steps: int
+) -> None:
+    whole = _args(tmp_path / "whole", logging_steps=logging_steps)
+    log = _open(whole)
+    _record(log, 1, 10)
+    expected = log.finish({})
+    cut = _args(tmp_path / "cut", logging_steps=logging_steps)
+    log = _open(cut)
+    _record(log, 1, 6)
+    progress = json.loads(json.dumps(log.progress()))  # as the checkpoint keeps it
+    _record(log, 7, 9)
+    with (tmp_path / "cut" / "trainer_log.jsonl").open("a") as file:
+        file.write('{"current_steps": 10, "lo')  # killed in the middle of a line
+    log = _open(cut, progress)
+    _record(log, 7, 10)
+    results = log.finish({})
+
+    def curve(output_dir: Path) -> list[Any]:
+        lines = read_log(output_dir)
+        return [(line["current_steps"], line["loss"], line["total_tokens"]) for line in lines]
+
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert results["train_loss"] == pytest.approx(expected["train_loss"])
+    assert results["num_input_tokens_seen"] == expected["num_input_tokens_seen"] == 1000
+
+
+def test_finishing_writes_the_results_that_llamafactory_writes(tmp_path: Path) -> None:
+    log = _open(_args(tmp_path))
+    _record(log, 1, 10)
+    results = log.finish({"total_flos": 1.0})
+    fields = {"epoch", "num_input_tokens_seen", "total_flos", "train_loss", "train_runtime"}
+    fields |= {"train_samples_per_second", "train_steps_per_second", "effective_tokens_per_sec"}
+    assert results.keys() == fields
+    assert results["train_loss"] == pytest.approx(sum(1 / k for k in range(1, 11)) / 10)
+    for name in ("train_results.json", "all_results.json"):
+        assert json.loads((tmp_path / name).read_bytes()) == results
+    closing = json.loads((tmp_path / "trainer_log.jsonl").read_text("utf-8").splitlines()[-1])
+    assert closing["percentage"] == 100.0
+    assert "loss" not in closing
+    assert len(losses(tmp_path)) == 10
+
+
+def test_trainer_state_loads_with_transformers(tmp_path: Path) -> None:
+    log = _open(_args(tmp_path))
+    _record(log, 1, 3)
+    log.write_state(tmp_path)
+    state = TrainerState.load_from_json(str(tmp_path / "trainer_state.json"))
+    assert (state.global_step, state.max_steps, state.epoch) == (3, 10, 0.75)
+    assert state.num_input_tokens_seen == 300
+    assert [entry["step"] for entry in state.log_history] == [1, 2, 3]
+    assert math.isclose(state.log_history[1]["learning_rate"], 0.2)
+
+
+def test_wandb_gets_every_number_of_every_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb.py").write_text(_FAKE_WANDB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("WANDB_FAKE_FILE", str(tmp_path / "calls.jsonl"))
+    log = _open(_args(tmp_path / "out", report_to=["wandb"], run_name="r1"))
+    assert log.wandb_run_id == "run-7"
+    _record(log, 1, 2)
+    log.finish({})
+    calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    assert [what for what, _ in calls] == ["init", "log", "log", "finish"]
+    init = calls[0][1]
+    assert (init["name"], init["resume"]) == ("r1", "allow")
+    assert init["config"]["learning_rate"] == 3e-3
+    logged = calls[2][1]
+    assert logged.items() >= {"step": 2, "train/loss": 0.5, "train/total_tokens": 200}.items()
+    assert all(isinstance(value, int | float) for value in logged.values())
