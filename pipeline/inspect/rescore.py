@@ -17,8 +17,7 @@ from pipeline.files import atomic_open
 from pipeline.inspect.figures import Distribution
 from pipeline.inspect.rows import read_im
 from pipeline.jsonl import NotJsonError, encode_json, parse_json
-from pipeline.quality.rule_score import rule_score
-from pipeline.quality.rule_score_outcome import outcome_score
+from pipeline.quality.rule_score_outcome import score_fields
 
 
 @dataclass(slots=True)
@@ -108,4 +107,4 @@ def _scores(record: Any) -> dict[str, dict[str, Any]] | None:
     trajectory = read_im(record)
     if _unique_info(record).get("_agent_type") == "subagent":
         return None
-    return {"_score": rule_score(trajectory), "_outcome_score": outcome_score(trajectory)}
+    return score_fields(trajectory)

@@ -19,12 +19,18 @@ from pipeline.quality.rule_score import (
     edit_churn,
     failure_signs,
     is_truncated,
+    rule_score,
     steps,
     submission,
     verification,
 )
 from pipeline.quality.rule_score_view import view_of
 from pipeline.trajectory import Trajectory
+
+
+def score_fields(trajectory: Trajectory) -> dict[str, dict[str, Any]]:
+    """Both scores under their names in `meta_info.unique_info`: {_score, _outcome_score}."""
+    return {"_score": rule_score(trajectory), "_outcome_score": outcome_score(trajectory)}
 
 
 def outcome_score(trajectory: Trajectory) -> dict[str, Any]:
