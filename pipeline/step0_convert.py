@@ -10,26 +10,25 @@ Laws: trials read = kept + rejected; the files appear together, the manifest las
 options and code write the same bytes; an unchanged run is skipped.
 """
 
-import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.conversion.lf_file import LfSummary, RowWriter, sample_rows, validate_lf
+from pipeline.conversion.lf_file import LfSummary, sample_rows, validate_lf
 from pipeline.conversion.manifest import FileState, Manifest, code_version
 from pipeline.conversion.source import Source
-from pipeline.conversion.stats import Tally
-from pipeline.conversion.trial import ConvertedTrial, convert_trial
-from pipeline.conversion.trials import InstanceStatus, Selection, select
-from pipeline.conversion.workers import map_in_order
+from pipeline.conversion.stats import Tally, summary_line
+from pipeline.conversion.trial import convert_trial
+from pipeline.conversion.trials import InstanceStatus, Selection, read_repos, select
+from pipeline.conversion.writer import DataFiles, write_data
 from pipeline.errors import DataError
-from pipeline.files import atomic_open, sha256_file, write_bytes, write_json
-from pipeline.jsonl import encode_json, parse_json
+from pipeline.files import sha256_file, write_json
+from pipeline.jsonl import parse_json
 from pipeline.progress import Progress
-from pipeline.quality.repos import parse_repos, repo_matcher
+from pipeline.quality.repos import repo_matcher
 from pipeline.rejects import Reject
 from pipeline.sharegpt import LfFormat
 from pipeline.step_report import StepReport
@@ -103,13 +102,23 @@ def convert(
     earlier = Manifest.read(manifest_file)
     if reason is None and earlier is not None:
         why = "input, options and code are unchanged"
-        summary = _summary(earlier.counts, "")
+        summary = summary_line(earlier.counts, "")
         return StepReport(0, summary, True, why, earlier.counts, outputs)
     manifest_file.unlink(missing_ok=True)
     # Taken before anything is read: a file that changes meanwhile will not look current.
     states = _input_states(source)
     selection = _select(source, options)
-    tally = _write_data(selection, options, outputs, states, progress)
+    tally = write_data(
+        selection,
+        options.scaffold,
+        options.num_workers,
+        DataFiles(outputs["im"], outputs["lf"], outputs["rejected.jsonl"]),
+        lambda counts: _check_yield(counts, len(selection.trials), outputs, options),
+        progress,
+    )
+    for name, sha256 in tally.hashes.items():
+        if state := states.get(name):
+            states[name] = replace(state, sha256=sha256)
     write_json(outputs["stats.json"], tally.record())
     states_out = {
         name: FileState.of(path, sha256_file(path)) for name, path in sorted(outputs.items())
@@ -119,45 +128,12 @@ def convert(
     )
     return StepReport(
         step=0,
-        summary=_summary(tally.counts(), tally.top_reasons()),
+        summary=tally.line(),
         reason=reason or "",
         counts=tally.counts(),
         outputs=outputs,
         notes=tuple(selection.notes),
     )
-
-
-def _write_data(
-    selection: Selection,
-    options: ConvertOptions,
-    outputs: dict[str, Path],
-    states: dict[str, FileState],
-    progress: Progress | None,
-) -> Tally:
-    """Convert the trials and write all files but stats and manifest; fills hashes into `states`."""
-    tally = Tally()
-    tally.add_unselected(selection.rejects)
-    with contextlib.ExitStack() as stack:
-        im = stack.enter_context(atomic_open(outputs["im"]))
-        lf = stack.enter_context(atomic_open(outputs["lf"]))
-        results = stack.enter_context(_converted(selection, options))
-        writer = RowWriter(lf)
-        for number, converted in enumerate(results, 1):
-            tally.add(converted)
-            for im_line, lf_row in zip(converted.im_lines, converted.lf_rows, strict=True):
-                im.write(im_line + b"\n")
-                writer.write(lf_row)
-            for name, sha256 in converted.hashes.items():
-                if state := states.get(name):
-                    states[name] = replace(state, sha256=sha256)
-            if progress:
-                progress.update(number, len(selection.trials))
-        writer.close()
-        assert tally.num_read == tally.num_kept + tally.num_rejected
-        lines = (encode_json(reject.to_record()) + b"\n" for reject in tally.rejects)
-        write_bytes(outputs["rejected.jsonl"], b"".join(lines))
-        _check_yield(tally, len(selection.trials), outputs["rejected.jsonl"], options)
-    return tally
 
 
 def stale_reason(
@@ -202,19 +178,10 @@ def _sidecar(lf_file: Path, suffix: str) -> Path:
     return lf_file.with_name(f"{lf_file.name.removesuffix('.json')}.{suffix}")
 
 
-def _converted(
-    selection: Selection, options: ConvertOptions
-) -> contextlib.AbstractContextManager[Iterator[ConvertedTrial]]:
-    work = functools.partial(convert_trial, scaffold_name=options.scaffold)
-    return map_in_order(
-        work, selection.trials, options.num_workers, lambda trial: str(trial.raw_dir)
-    )
-
-
 def _select(source: Source, options: ConvertOptions) -> Selection:
     repos = []
     if options.exclude_repos_file:
-        repos = _read_repos(options.exclude_repos_file)
+        repos = read_repos(options.exclude_repos_file)
     return select(
         source.inventory(options.scaffold),
         options.instance_status,
@@ -222,17 +189,6 @@ def _select(source: Source, options: ConvertOptions) -> Selection:
         options.max_instances,
         options.seed,
     )
-
-
-def _read_repos(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); "
-            'set runtime_info.input.conversion.exclude_repos_file to a list, or to "" for none'
-        ) from None
-    return parse_repos(text, str(path))
 
 
 def _input_states(source: Source) -> dict[str, FileState]:
@@ -250,7 +206,7 @@ def _fingerprint(options: ConvertOptions) -> dict[str, Any]:
         "instance_status": options.instance_status,
         "max_instances": options.max_instances,
         "seed": options.seed,
-        "exclude_repos": sorted(_read_repos(repos)) if repos else [],
+        "exclude_repos": sorted(read_repos(repos)) if repos else [],
         "max_reject_fraction": options.max_reject_fraction,
         "lf_format": options.lf_format,
     }
@@ -259,16 +215,14 @@ def _fingerprint(options: ConvertOptions) -> dict[str, Any]:
 @functools.cache
 def _code() -> str:
     """The version of everything that decides what is written."""
-    names = (
-        *("conversion/files", "conversion/harbor", "conversion/trial", "conversion/trials"),
-        *("jsonl", "rejects", "sharegpt", "trajectory"),
-    )
-    rooms = [*_PACKAGE.glob("scaffolds/*.py"), *_PACKAGE.glob("quality/*.py")]
-    return code_version([*(_PACKAGE / f"{name}.py" for name in names), *rooms, Path(__file__)])
+    files = [_PACKAGE / f"{name}.py" for name in ("jsonl", "rejects", "sharegpt", "trajectory")]
+    rooms = ("conversion", "scaffolds", "quality")
+    files += [path for room in rooms for path in (_PACKAGE / room).glob("*.py")]
+    return code_version([*files, Path(__file__)])
 
 
 def _check_yield(
-    tally: Tally, num_selected: int, rejected_file: Path, options: ConvertOptions
+    tally: Tally, num_selected: int, outputs: Mapping[str, Path], options: ConvertOptions
 ) -> None:
     limit = options.max_reject_fraction
     if tally.num_kept and tally.num_defective <= limit * num_selected:
@@ -277,15 +231,7 @@ def _check_yield(
     if tally.num_kept == 0:
         what = f"none of {tally.num_read:,} trials was kept"
     raise DataError(
-        f"{rejected_file}: {what} ({tally.top_reasons()}); this file says why for each; a wider "
-        "instance_status or a higher runtime_info.input.conversion.max_reject_fraction "
-        f"(now {limit:g}) lets more pass"
-    )
-
-
-def _summary(counts: Mapping[str, int], reasons: str) -> str:
-    rejected = f"{counts['rejected']:,} rejected" + (f" ({reasons})" if reasons else "")
-    return (
-        f"{counts['read']:,} trials read, {counts['kept']:,} kept as "
-        f"{counts['conversations']:,} conversations, {rejected}"
+        f"{outputs['rejected.jsonl']}: {what} ({tally.top_reasons()}); this file "
+        "says why for each; a wider instance_status or a higher "
+        f"runtime_info.input.conversion.max_reject_fraction (now {limit:g}) lets more pass"
     )

@@ -8,6 +8,7 @@ rates rounded to 6 digits as there. A tool error is a result that the client fla
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ class Tally:
     rejects: list[Reject] = field(default_factory=list)
     conversations: list[ConversationStats] = field(default_factory=list)
     log_counts: Counter[str] = field(default_factory=Counter)
+    hashes: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the raw files that were read whole, by name relative to the source."""
 
     def add_unselected(self, rejects: list[Reject]) -> None:
         """Trials that were not to be converted."""
@@ -43,6 +46,7 @@ class Tally:
         self.rejects += converted.rejects
         self.conversations += converted.stats
         self.log_counts.update(converted.counts)
+        self.hashes.update(converted.hashes)
         if converted.im_lines:
             self.num_kept += 1
             return
@@ -68,6 +72,19 @@ class Tally:
             "rejected": self.num_rejected,
             "conversations": len(self.conversations),
         }
+
+    def summary(self) -> dict[str, Any]:
+        """What `sft convert --json` prints, without the time it took."""
+        return {
+            "read": self.num_read,
+            "kept": self.num_kept,
+            "rejected": dict(sorted(self.rejected_trials.items())),
+            "chains": len(self.conversations),
+        }
+
+    def line(self) -> str:
+        """What was read, kept and rejected, for people."""
+        return summary_line(self.counts(), self.top_reasons())
 
     def record(self) -> dict[str, Any]:
         """The content of stats.json."""
@@ -112,3 +129,12 @@ def _tool_errors(conversations: list[ConversationStats]) -> dict[str, Any]:
         "trajectories_with_error": with_errors,
         "trajectory_error_rate": round(with_errors / max(with_calls, 1), 6),
     }
+
+
+def summary_line(counts: Mapping[str, int], reasons: str) -> str:
+    """`counts` as `Tally.counts` gives them."""
+    rejected = f"{counts['rejected']:,} rejected" + (f" ({reasons})" if reasons else "")
+    return (
+        f"{counts['read']:,} trials read, {counts['kept']:,} kept as "
+        f"{counts['conversations']:,} conversations, {rejected}"
+    )

@@ -8,8 +8,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from pipeline.errors import ConfigError, DataError
+from pipeline.quality.repos import parse_repos
 from pipeline.rejects import Reject, RejectReason
 
 InstanceStatus = Literal["resolved", "unresolved", "all"]
@@ -98,6 +100,27 @@ def select(
         ]
         kept = [kept[index] for index in sorted(sample)]
     return Selection(kept, rejects, notes)
+
+
+def read_status(text: str) -> InstanceStatus:
+    """Raises: ConfigError: no such status."""
+    for status in get_args(InstanceStatus):
+        if text == status:
+            return status
+    allowed = ", ".join(get_args(InstanceStatus))
+    raise ConfigError(f"--status: not one of {allowed} (got {text!r})")
+
+
+def read_repos(path: Path) -> list[str]:
+    """The repositories that a file lists. Raises: DataError: unreadable, or not such a list."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); "
+            'set runtime_info.input.conversion.exclude_repos_file to a list, or to "" for none'
+        ) from None
+    return parse_repos(text, str(path))
 
 
 def _status_reject(trial: Trial, status: InstanceStatus) -> Reject | None:

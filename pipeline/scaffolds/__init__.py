@@ -12,6 +12,7 @@ from glob import escape
 from pathlib import PurePosixPath
 from typing import Literal
 
+from pipeline.errors import ConfigError
 from pipeline.scaffolds import claude_code, litellm, open_code, openhands_sdk, terminus2
 from pipeline.scaffolds.parsed import Parsed, RawFiles
 
@@ -74,6 +75,14 @@ SCAFFOLDS: dict[str, Scaffold] = {
     ),
     "litellm": Scaffold(litellm.parse, litellm.recognises, _PROXY_LOG),
 }
+
+
+def check_name(name: str) -> str:
+    """`name` if it is a scaffold or "auto". Raises: ConfigError: it is neither."""
+    if name != "auto" and name not in SCAFFOLDS:
+        allowed = ", ".join(["auto", *SCAFFOLDS])
+        raise ConfigError(f"--scaffold: not one of {allowed} (got {name!r})")
+    return name
 
 
 def recognise(head: bytes, name: str) -> str | None:
