@@ -32,11 +32,6 @@ def weights(parsed):
     [
         ("hello-world-timeout.trajectory", [1, 1, 1], []),
         ("hello-world-invalid-json.trajectory", [0, 1, 1, 1], []),
-        (
-            "hello-world-context-summarization.trajectory",
-            [1, 1, 1],
-            ["context_summarization"],
-        ),
         ("hello-world-context-summarization-linear-history.trajectory", [1, 1, 1], []),
         (
             "hello-world-context-summarization-linear-history.trajectory.cont-1",

@@ -6,6 +6,7 @@ Run: pytest tests/test_scaffold_terminus2.py
 import json
 
 import pytest
+from harbor_traces import GOLDEN, expected_rows, rows_of, unit
 
 from pipeline.scaffolds import SCAFFOLDS, detect
 from pipeline.scaffolds.parsed import MemoryFiles
@@ -25,9 +26,12 @@ def bash(**arguments):
     return {"function_name": "bash_command", "arguments": arguments}
 
 
-def parse(*steps, siblings=(), **document):
+def parse(*steps, siblings=None, **document):
     data = json.dumps({"agent": {"name": "terminus-2"}, "steps": list(steps)} | document)
-    files = {"trajectory.json": data.encode()} | dict.fromkeys(siblings, b"")
+    texts = {
+        name: v if isinstance(v, str) else json.dumps(v) for name, v in (siblings or {}).items()
+    }
+    files = {k: v.encode() for k, v in ({"trajectory.json": data} | texts).items()}
     return SCAFFOLDS["terminus2"].parse(MemoryFiles(files))
 
 
@@ -90,19 +94,84 @@ def test_arguments_may_be_a_json_string():
     assert json.loads(reply.content)["commands"] == [{"keystrokes": "ls\n"}]
 
 
-def test_summarization_ends_the_conversation_and_the_rest_is_reported():
-    parsed = parse(TASK, agent("{}"), SUMMARIZED, TASK, agent("{}"))
-    assert len(parsed.conversations[0].messages) == 2
-    assert [(r.reason.value, r.chain_id, r.message) for r in parsed.rejects] == [
-        ("context_summarization", "chain-1", "steps[2]: context was replaced")
+def test_window_after_a_summarization_starts_from_what_terminus_shows_there():
+    questions = {
+        "agent": {"name": "terminus-2-summarization-questions"},
+        "steps": [
+            {"source": "user", "message": "You are picking up work"},
+            {"source": "agent", "message": "Plan: which files exist?"},
+        ],
+    }
+    handoff = {"source": "user", "message": "Here are the answers"}
+    parsed = parse(
+        TASK,
+        agent("{}"),
+        SUMMARIZED,
+        handoff,
+        agent("Analysis: a\nPlan: p"),
+        siblings={"trajectory.summarization-1-questions.json": questions},
+    )
+    first, second, asked = parsed.conversations
+    assert [m.content for m in first.messages] == ["Task: make a.txt", "{}"]
+    assert [(m.content, m.weight) for m in second.messages if m.role == "assistant"] == [
+        ("Plan: which files exist?", 0.0),
+        ('{\n  "analysis": "a",\n  "plan": "p",\n  "commands": []\n}', 1.0),
     ]
+    assert [m.content for m in second.messages if m.role == "user"] == [
+        "Task: make a.txt",
+        "You are picking up work",
+        "Here are the answers",
+    ]
+    assert (asked.chain_id, asked.messages[-1].weight) == ("summarization-1-questions", 1.0)
+    assert parsed.rejects == []
 
 
-def test_other_context_windows_are_reported():
-    names = ["trajectory.cont-1.json", "trajectory.summarization-1-summary.json", "recording.cast"]
-    parsed = parse(TASK, agent("{}"), SUMMARIZED, siblings=names)
-    assert reasons(parsed) == ["context_summarization"] * 2
-    assert parsed.rejects[0].chain_id == "cont-1"
+def test_window_without_the_questions_is_kept_and_counted():
+    handoff = {"source": "user", "message": "Here are the answers"}
+    parsed = parse(TASK, agent("{}"), SUMMARIZED, handoff, agent("{}"))
+    assert [m.content for m in parsed.conversations[1].messages][:2] == [
+        "Task: make a.txt",
+        "Here are the answers",
+    ]
+    assert parsed.counts["windows_without_questions"] == 1
+
+
+def test_continuations_are_windows_in_the_order_of_their_numbers():
+    names = [f"trajectory.cont-{number}.json" for number in (1, 2, 10)]
+    siblings = {
+        name: {"steps": [TASK, agent("copied", is_copied_context=True), agent(name)]}
+        for name in reversed(names)
+    }
+    parsed = parse(TASK, agent("{}"), SUMMARIZED, siblings=siblings)
+    found = {c.chain_id: c.messages[-1].content for c in parsed.conversations}
+    assert found == {"chain-0": "{}"} | dict(
+        zip(["chain-1", "chain-2", "chain-3"], names, strict=True)
+    )
+    assert [m.weight for m in parsed.conversations[1].messages if m.role == "assistant"] == [0, 1]
+
+
+def test_damaged_continuation_is_refused_and_the_rest_is_kept():
+    parsed = parse(TASK, agent("{}"), siblings={"trajectory.cont-1.json": "["})
+    assert len(parsed.conversations) == 1
+    (reject,) = parsed.rejects
+    assert reject.reason.value == "bad_json"
+    assert reject.message.startswith("trajectory.cont-1.json: not JSON")
+
+
+def test_reply_for_the_xml_parser_is_xml_again():
+    calls = [bash(keystrokes="ls <a>\n", duration=0.1), {"function_name": "mark_task_complete"}]
+    (reply,) = replies(
+        parse(
+            TASK,
+            agent("Analysis: x\nPlan: y", calls),
+            agent={"name": "terminus-2", "extra": {"parser": "xml"}},
+        )
+    )
+    assert reply.content == (
+        "<response>\n<analysis>\nx\n</analysis>\n<plan>\ny\n</plan>\n<commands>\n"
+        '<keystrokes duration="0.1">ls <a>\n</keystrokes>\n</commands>\n'
+        "<task_complete>true</task_complete>\n</response>"
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,3 +225,54 @@ def test_trajectory_is_detected_beside_a_log_of_unknown_calls():
         "trajectory.json": b'{"agent": {"name": "Terminus2-fork"}, "steps": []}',
     }
     assert detect("", list(files), files.__getitem__) == "terminus2"
+
+
+def comparable(role, content):
+    """A turn without the prompt lines and padding of a terminal, JSON without its defaults."""
+    if role == "user":
+        lines = [line.strip() for line in content.splitlines()]
+        return role, [line for line in lines if line not in ("", "root@CONTAINER_ID:/app#")]
+    thought, _, text = content.rpartition("</think>\n")
+    try:
+        return role, thought, {"task_complete": False} | json.loads(text)
+    except ValueError:
+        return role, thought, text
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="no real trajectories here")
+@pytest.mark.parametrize(
+    ("stem", "traces"),
+    [
+        ("hello-world-invalid-json", "hello-world-invalid-json"),
+        ("hello-world-context-summarization", "hello-world-context-summarization"),
+        ("hello-world-context-summarization-linear-history", "hello-world-context-summarization"),
+    ],
+)
+def test_windows_are_those_of_the_export_of_harbor(stem, traces):
+    parsed = SCAFFOLDS["terminus2"].parse(MemoryFiles(unit("terminus_2", stem)))
+    windows = [c for c in parsed.conversations if c.chain_id.startswith("chain")]
+
+    def is_own(messages, index):
+        is_refused = "parsing errors" in "".join(m.content for m in messages[index + 1 : index + 2])
+        return messages[index].weight > 0 or is_refused
+
+    actual = [[comparable(*turn) for turn in row] for row in rows_of(windows, is_own)]
+    expected = expected_rows(f"terminus_2/{traces}")
+    assert actual == [[comparable(*turn) for turn in row] for row in expected]
+    assert parsed.rejects == []
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="no real trajectories here")
+@pytest.mark.parametrize("agent_name", ["summary", "questions", "answers"])
+def test_subagents_are_those_of_the_export_of_harbor(agent_name):
+    stem = "hello-world-context-summarization"
+    parsed = SCAFFOLDS["terminus2"].parse(MemoryFiles(unit("terminus_2", stem)))
+    chain = f"summarization-1-{agent_name}"
+    found = [c for c in parsed.conversations if c.chain_id == chain]
+    actual = rows_of(found, lambda messages, index: messages[index].weight > 0)
+    expected = expected_rows(f"terminus_2/{stem}.{chain}")
+    assert [[comparable(*turn) for turn in row] for row in actual] == [
+        [comparable(*turn) for turn in row] for row in expected
+    ]
