@@ -4,6 +4,7 @@ Run: pytest tests/test_quality_rule_score.py
 """
 
 import json
+import time
 
 import pytest
 
@@ -420,7 +421,7 @@ def test_test_files(path, expected):
     ],
 )
 def test_files_that_a_command_writes(command, expected):
-    assert edit_targets(command) == expected
+    assert list(edit_targets(command)) == expected
 
 
 def test_paths_are_relative_to_the_repository():
@@ -465,3 +466,24 @@ def test_our_score_links_results_by_id_and_knows_patches_and_error_flags():
     ]
     assert rule_score(turns((patch, done), tools=CODE_TOOLS))["dpi_score"] == 0.6
     assert scores[0] > scores[1]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *("cat a ", "echo 'x ", 'echo "', "sed -e x ", "repro", "python -c ", "python -x ", "./a"),
+        *("java a ", "sbt a ", "gradle ", "tee -a ", "node ./", "a;", "sed -i s/a/b/ ", "'", "\\"),
+    ],
+)
+def test_no_command_takes_quadratic_time(piece):
+    command = piece * (30_000 // len(piece))
+    started = time.process_time()
+    is_formal_test(command), is_verification(command), edit_targets(command)
+    assert time.process_time() - started < 3
+
+
+def test_no_output_takes_quadratic_time():
+    started = time.process_time()
+    for piece in ("a", "1", "\n", "Test > ", "Error validating args ", "\x1b[", "\x1b]"):
+        outcome_of(piece * (100_000 // len(piece)))
+    assert time.process_time() - started < 3

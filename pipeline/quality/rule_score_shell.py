@@ -6,6 +6,7 @@ skipped, so that `grep pytest setup.cfg` is no test run. The lists are those of 
 rule score (TQS V2).
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from posixpath import normpath
@@ -26,6 +27,14 @@ _EXTENSION = (
 )
 _REPRO = "(?:reproduce|repro|verify|smoke)"
 
+# Every match of the patterns below holds one of these; looking for them is 10 times as fast.
+_TEST_HINTS = ("test", "check", "verify", "jest", "mocha", "busted")
+_RUN_HINTS = tuple(
+    "repro smoke python node bun deno npx tsx ruby perl php rscript -e run elixir iex clj clojure "
+    "java dofile rspec tox ./".split()
+)
+_CACHED_COMMANDS = 512
+
 _FORMAL_TEST = re.compile(
     r"\b(?:pytest|py\.test|unittest|nosetests|go\s+test|cargo\s+test|ctest|gtest_filter|jest|mocha"
     r"|vitest|(?:npm|yarn|pnpm)\s+(?:run\s+)?test|make\s+(?:test|check)|runtests\.py"
@@ -34,13 +43,13 @@ _FORMAL_TEST = re.compile(
     r"|\bpython3?\s+test_"
     r"|\bmvnw?\b[^\n|&;]{0,200}?\b(?:test|verify|surefire:test|integration-test)\b"
     r"|\bgradlew?\b(?:(?!-x )[^\n|&;]){0,200}?test"
-    r"|\./\S*(?:_test|test_)"
-    r"|\bsbt\b.*?\b(?:test|testOnly|testQuick|it:test)\b"
+    r"|\./\S{0,200}(?:_test|test_)"
+    r"|\bsbt\b.{0,2000}?\b(?:test|testOnly|testQuick|it:test)\b"
     r"|devtools::test|testthat::test|PlenaryBusted\w*",
     re.IGNORECASE,
 )
 _VERIFICATION = re.compile(
-    rf"{_REPRO}\S*\.{_EXTENSION}\b"
+    rf"{_REPRO}\S{{0,200}}\.{_EXTENSION}\b"
     r"|\bpython3?\s+(?:-c\b|(?:-\S+\s+)*\S+\.py\b)"
     r"|\b(?:node|bun|deno)\s+(?:-\S+\s+)*\S+\.(?:[cm]?js|jsx|tsx?)\b"
     r"|\b(?:node|deno)\s+(?:-e|--eval|eval)\b"
@@ -50,10 +59,10 @@ _VERIFICATION = re.compile(
     r"|\b(?:R|Rscript)\s+(?:--\S+\s+)*-e\b"
     r"|\b(?:go\s+run|cargo\s+(?:test|run)|swift\s+run|dotnet\s+(?:run|test)|mix\s+run|lein\s+run)\b"
     r"|\b(?:elixir|iex)\s+\S+\.exs?\b|\b(?:clj|clojure)\s+-[eMX]"
-    r"|\bjava\b.*?(?:\s-jar\s+\S|\s(?-i:[A-Z]))"
-    r"|dofile\(\s*['\"][^'\"]*(?:test|repro|verify|spec)"
+    r"|\bjava\b.{0,2000}?(?:\s-jar\s+\S|\s(?-i:[A-Z]))"
+    r"|dofile\(\s*['\"][^'\"]{0,200}(?:test|repro|verify|spec)"
     r"|\b(?:bazel|blaze)\s+test\b|\b(?:phpunit|rspec|tox)\b"
-    rf"|\./\S*(?:_test|test_|repro|verify|smoke)|\./\S+\.(?:sh|out|bin|exe)\b",
+    r"|\./\S{0,200}(?:_test|test_|repro|verify|smoke|\.(?:sh|out|bin|exe)\b)",
     re.IGNORECASE,
 )
 _NO_VERIFICATION = re.compile(
@@ -64,7 +73,7 @@ _NO_VERIFICATION = re.compile(
     r"|startproject)\b"
     r"|\b(?:npm|yarn|pnpm)\s+(?:run\s+)?(?:dev|start|build|watch|serve|lint|format)\b"
     r"|\bcargo\s+(?:build|check|fmt|clippy|install)\b|\bgo\s+(?:build|install|mod|vet|fmt)\b"
-    r"|\bpython3?\s+-c\b(?s:.*)(?:open\([^)]*,\s*['\"][wa]|\.write\()",
+    r"|\bpython3?\s+-c\b(?s:.{0,20000}?)(?:open\([^)]{0,200},\s*['\"][wa]|\.write\()",
     re.IGNORECASE,
 )
 
@@ -81,7 +90,9 @@ _TEST_FILE = re.compile(
 _PREFIXES = ("/workspace/", "/testbed/", "/repo/", "/home/swe-bench/")
 
 _FILE = r"(?!-)([^\s;|&<>]+)"
-_WORDS = rf"(?:{_QUOTED}|[^|;&\n'\"])*?"
+# Bounded, like every gap in these patterns: no command may take quadratic time.
+_GAP = 2000
+_WORDS = rf"(?:{_QUOTED}|[^|;&\n'\"]){{0,{_GAP}}}?"
 _INTO = rf"(?<![\d&>])>>?(?!&)\s*{_FILE}"
 _REDIRECTIONS = (
     re.compile(rf"\bcat\s*>>?\s*{_FILE}"),
@@ -106,22 +117,33 @@ def segments(command: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+@functools.lru_cache(_CACHED_COMMANDS)
 def is_formal_test(command: str) -> bool:
     """Whether a test runner is started."""
-    return any(_FORMAL_TEST.search(part) for part in _active_segments(command))
+    return any(_FORMAL_TEST.search(part) for part in _active_segments(command, _TEST_HINTS))
 
 
+@functools.lru_cache(_CACHED_COMMANDS)
 def is_verification(command: str) -> bool:
     """Whether anything is run that can show that a change works: tests, scripts, snippets."""
     return any(
-        not _NO_VERIFICATION.search(part)
-        and (_FORMAL_TEST.search(part) or _VERIFICATION.search(part))
-        for part in _active_segments(command)
+        (_FORMAL_TEST.search(part) or _VERIFICATION.search(part))
+        and not _NO_VERIFICATION.search(part)
+        for part in _active_segments(command, _TEST_HINTS + _RUN_HINTS)
     )
 
 
-def _active_segments(command: str) -> Iterator[str]:
-    return (part for part in segments(command) if _head(part) not in _HARMLESS)
+def _active_segments(command: str, hints: tuple[str, ...]) -> Iterator[str]:
+    """Segments worth a search: they hold a hint, and their program does more than look."""
+    if _holds_any(command, hints):
+        for part in segments(command):
+            if _holds_any(part, hints) and _head(part) not in _HARMLESS:
+                yield part
+
+
+def _holds_any(text: str, hints: tuple[str, ...]) -> bool:
+    lowered = text.lower()
+    return any(hint in lowered for hint in hints)
 
 
 def _head(segment: str) -> str:
@@ -152,13 +174,14 @@ def is_test_file(path: str) -> bool:
     return _TEST_FILE.search(path) is not None
 
 
-def edit_targets(command: str) -> list[str]:
+@functools.lru_cache(_CACHED_COMMANDS)
+def edit_targets(command: str) -> tuple[str, ...]:
     """The files that a command writes, normalised, as often as it writes them."""
     found = [match[1] for pattern in _REDIRECTIONS for match in pattern.finditer(command)]
     targets = [path for path in found if _is_plausible(path)]
     for match in _IN_PLACE.finditer(command):
-        targets += _in_place_targets(command[match.end() :])
-    return [normalize_path(path) for path in targets]
+        targets += _in_place_targets(command[match.end() : match.end() + _GAP])
+    return tuple(normalize_path(path) for path in targets)
 
 
 def _in_place_targets(rest: str) -> Iterator[str]:

@@ -71,7 +71,7 @@ class Call:
     @functools.cached_property
     def shell_targets(self) -> list[str]:
         """Files that its command writes."""
-        return edit_targets(self.command) if self.is_execution else []
+        return list(edit_targets(self.command)) if self.is_execution else []
 
     @functools.cached_property
     def is_write_tool(self) -> bool:
