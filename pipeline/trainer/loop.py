@@ -131,13 +131,12 @@ class _Run:
             ]
         )
         if not math.isfinite(loss_all):
-            rows = ", ".join(str(self._store.row(index)) for index in batch[:16])
-            raise TrainError(
-                f"step {step}: the loss is {loss_all}; no update was made. Rows of this batch: "
-                f"{rows}. Lower training.learning_rate, or look at these rows"
-            )
+            raise self._diverged(f"step {step}: the loss is {loss_all}; no update was made", batch)
         learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
         grad_norm = self._strategy.step(learning_rate)
+        if not math.isfinite(grad_norm):
+            what = f"step {step}: the gradient norm is {grad_norm} (loss {loss_all:.4g})"
+            raise self._diverged(f"{what}; the update was not saved", batch)
         if self._log is not None:
             self._log.record(
                 step,
@@ -147,6 +146,13 @@ class _Run:
                 tokens=sum(self._store.num_tokens(index) for index in batch),
             )
         return stopping > 0
+
+    def _diverged(self, what: str, batch: list[int]) -> TrainError:
+        rows = ", ".join(str(self._store.row(index)) for index in batch[:16])
+        return TrainError(
+            f"{what}. Rows of this batch: {rows}. Lower training.learning_rate, or look at these "
+            "rows"
+        )
 
     def _is_save_step(self) -> bool:
         args = self._args

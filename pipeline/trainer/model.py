@@ -1,5 +1,6 @@
 """Loading and saving the model: `AutoModelForCausalLM`, nothing of our own inside it."""
 
+import copy
 import logging
 import math
 from pathlib import Path
@@ -68,10 +69,13 @@ def save_model(
             return tensor
         return converted.setdefault(tensor.data_ptr(), tensor.to(dtype))
 
-    model.config.dtype = dtype
     model.save_pretrained(
         directory, state_dict={name: convert(tensor) for name, tensor in state.items()}
     )
+    # save_pretrained notes the dtype of the live model, which may be that of fp32 master weights.
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.save_pretrained(directory)
 
 
 def _scale_rope(config: Any, kind: str, cutoff_len: int) -> None:

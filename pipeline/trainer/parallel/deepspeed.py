@@ -1,5 +1,6 @@
 """DeepSpeed ZeRO 0 to 3, configured by its own JSON file."""
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -74,7 +75,7 @@ class DeepSpeed:
         else:
             self._engine.step()
             norm = self._engine.get_global_grad_norm()
-        return float(norm)
+        return float(norm) if norm >= 0 else math.nan  # DeepSpeed says -1 for infinite and NaN
 
     def save_state(self, directory: Path) -> None:
         self._engine.save_checkpoint(str(directory), tag=_STATE_TAG)

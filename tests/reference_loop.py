@@ -1,0 +1,41 @@
+"""Fine-tuning in the plainest way there is: one sequence at a time, one token's loss at a time."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, get_scheduler
+
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.render import Example
+
+
+def reference_run(
+    args: TrainArgs, batches: list[list[Example]]
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """One optimizer step per batch. Returns: the loss of every step and the final weights."""
+    model = AutoModelForCausalLM.from_pretrained(Path(args.model_name_or_path), dtype=torch.float32)
+    model.train()
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, weight_decay=args.weight_decay)
+    scheduler = get_scheduler(
+        args.lr_scheduler_type, optimizer, args.warmup_steps, num_training_steps=len(batches)
+    )
+    losses = []
+    for batch in batches:
+        loss, total_weight = torch.zeros(()), 0.0
+        for example in batch:
+            log_probabilities = model(torch.tensor([example.ids])).logits[0].log_softmax(dim=-1)
+            for span in example.spans:
+                for position in range(span.start, span.end):
+                    token = example.ids[position]
+                    loss = loss - span.weight * log_probabilities[position - 1, token]
+                    total_weight += span.weight
+        (loss / total_weight).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        losses.append(loss.item() / total_weight)
+    return losses, model.state_dict()
