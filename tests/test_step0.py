@@ -71,7 +71,7 @@ BAD = [message_record({"role": "user", "content": "<|im_end|>"})]
 def test_example_job_is_converted_and_every_trial_accounted_for(tmp_path):
     report = run(EXAMPLE_JOB, tmp_path)
     assert report.line() == (
-        "step 0: 32 trials read, 26 kept as 26 conversations, 6 rejected (3 other_status, "
+        "step 0: 32 trials read, 26 kept as 27 conversations, 6 rejected (3 other_status, "
         "1 excluded_repo, 1 missing_trajectory, 1 unanswered_tool_call) -> "
         f"{tmp_path / 'im.jsonl'}"
     )
@@ -83,7 +83,7 @@ def test_example_job_is_converted_and_every_trial_accounted_for(tmp_path):
     assert kept | rejected == trials
     assert (len(kept), len(rejected)) == (26, 6)
     reasons = json.loads((tmp_path / "lf.stats.json").read_text())["rejected"]
-    assert {"warmup", "title_call", "bad_json", "context_summarization"} <= reasons.keys()
+    assert {"warmup", "title_call", "bad_json"} <= reasons.keys()
 
 
 def im_lines(out):
