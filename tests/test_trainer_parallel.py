@@ -1,0 +1,211 @@
+"""Property: every parallel strategy computes what one process computes, interrupted or not.
+
+Real processes under torchrun on CPU. Run: pytest tests/test_trainer_parallel.py
+(without `-m "not slow"`: all strategies; about five minutes on two cores)
+"""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from reference_loop import reference_run
+from safetensors.torch import load_file
+from trainer_runs import (
+    ROOT,
+    conversations,
+    losses,
+    read_log,
+    read_status,
+    run,
+    signalling_tracker,
+    start,
+    train_args,
+    write_dataset,
+)
+
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.plan import Plan
+from pipeline.trainer.data.store import TokenStore
+from pipeline.trainer.output_dir import find_resume, latest_checkpoint
+
+_STEPS = 7
+_ZERO = {stage: ROOT / f"training_config/deepspeed/ds_z{stage}_config.json" for stage in (0, 2, 3)}
+_RANKS = {"one process": 1, "ddp": 2, "zero-0": 2, "zero-2": 2, "zero-3": 2}
+_slow = pytest.mark.slow
+
+
+class _Runs:
+    """Runs of the same data under different strategies, each made once."""
+
+    def __init__(self, model: Path, directory: Path) -> None:
+        self.model = model
+        self.directory = directory
+        self.dataset_dir = write_dataset(directory / "data", conversations(11))
+
+    def args(self, strategy: str, name: str, **changes: Any) -> TrainArgs:
+        """The same global batch of four for every strategy."""
+        deepspeed = _ZERO[int(strategy[-1])] if strategy.startswith("zero") else None
+        values: dict[str, Any] = {
+            "deepspeed": deepspeed and str(deepspeed),
+            "per_device_train_batch_size": 2 // _RANKS[strategy],
+            "max_steps": _STEPS,
+        }
+        output_dir = self.directory / name.replace(" ", "-")
+        return train_args(self.model, self.dataset_dir, output_dir, **{**values, **changes})
+
+    def uninterrupted(self, strategy: str, *, bf16: bool = False) -> Path:
+        args = self.args(strategy, f"{strategy} {'bf16' if bf16 else 'fp32'}", bf16=bf16)
+        if not Path(args.output_dir).exists():
+            run(args, ranks=_RANKS[strategy])
+        return Path(args.output_dir)
+
+    def reference(self) -> tuple[list[float], dict[str, torch.Tensor]]:
+        [finished] = (self.dataset_dir / "tokens").glob("*/store.json")
+        store = TokenStore(finished.parent)
+        args = self.args("one process", "reference")
+        plan = Plan.of(args, len(store), world_size=1)
+        assert len(store) % plan.global_batch_size, "a small last batch belongs to this test"
+        batches = [[store[i] for i in plan.global_batch(step + 1)] for step in range(_STEPS)]
+        return reference_run(args, batches)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> _Runs:
+    return _Runs(tiny_model, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["one process", "ddp", pytest.param("zero-0", marks=_slow), "zero-2", "zero-3"],
+)
+def test_losses_and_weights_are_those_of_the_reference_loop(runs: _Runs, strategy: str) -> None:
+    output_dir = runs.uninterrupted(strategy)
+    expected_losses, expected_weights = runs.reference()
+    assert losses(output_dir) == pytest.approx(expected_losses, abs=1e-5)
+    weights = load_file(output_dir / "model.safetensors")
+    assert weights.keys() <= expected_weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, expected_weights[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_gradient_norms_are_the_same_under_every_strategy(runs: _Runs) -> None:
+    norms = [
+        [line["grad_norm"] for line in read_log(runs.uninterrupted(strategy))]
+        for strategy in _RANKS
+    ]
+    for of_strategy in norms[1:]:
+        assert of_strategy == pytest.approx(norms[0], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero-0", "zero-2", "zero-3"])
+def test_bf16_stays_close_to_fp32(runs: _Runs, strategy: str) -> None:
+    exact, coarse = runs.uninterrupted("one process"), runs.uninterrupted(strategy, bf16=True)
+    assert losses(coarse) == pytest.approx(losses(exact), abs=0.03)
+    weights = load_file(coarse / "model.safetensors")
+    assert all(weight.dtype == torch.bfloat16 for weight in weights.values())
+    assert json.loads((coarse / "config.json").read_bytes())["dtype"] == "bfloat16"
+
+
+def _interrupted(runs: _Runs, strategy: str) -> TrainArgs:
+    """A run that one of its ranks was asked to stop at step 3. Returns: what continues it."""
+    args = runs.args(strategy, f"{strategy} cut", report_to="wandb")
+    tracker = signalling_tracker(runs.directory / "tracker", step=3)
+    output = run(args, ranks=_RANKS[strategy], PYTHONPATH=str(tracker))
+    assert "SIGTERM: stopped after step 4 of 7, saved" in output
+    status = read_status(Path(args.output_dir))
+    assert (status["status"], status["step"], status["signal"]) == ("interrupted", 4, "SIGTERM")
+    return args.model_copy(update={"report_to": "none", "resume_from_checkpoint": "latest"})
+
+
+def _assert_equal_runs(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    assert [line["current_steps"] for line in read_log(one)] == list(range(1, _STEPS + 1))
+    assert read_status(one)["status"] == "completed"
+    weights = [(output_dir / "model.safetensors").read_bytes() for output_dir in (one, other)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param("ddp", marks=_slow), pytest.param("zero-2", marks=_slow), "zero-3"],
+)
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
+    runs: _Runs, strategy: str
+) -> None:
+    resumed = _interrupted(runs, strategy)
+    run(resumed, ranks=_RANKS[strategy])
+    _assert_equal_runs(Path(resumed.output_dir), runs.uninterrupted(strategy))
+
+
+@pytest.mark.slow
+def test_partitioned_state_is_refused_to_another_number_of_ranks(runs: _Runs) -> None:
+    saved = runs.uninterrupted("zero-2")
+    changes = {"resume_from_checkpoint": str(saved / f"checkpoint-{_STEPS}")}
+    args = runs.args("zero-2", "refused", per_device_train_batch_size=2, **changes)
+    output = run(args, ranks=1, status=1)
+    assert (
+        "its optimizer state is partitioned for DeepSpeed ZeRO stage 2 on 2 ranks, but this run is "
+        "DeepSpeed ZeRO stage 2 on 1; use the same"
+    ) in output
+
+
+@pytest.mark.slow
+def test_ddp_goes_on_with_another_number_of_ranks(runs: _Runs) -> None:
+    args = runs.args("ddp", "fewer ranks", save_steps=4, max_steps=_STEPS)
+    run(args, ranks=2)
+    shutil.rmtree(Path(args.output_dir) / f"checkpoint-{_STEPS}")
+    changes = {"resume_from_checkpoint": "latest", "per_device_train_batch_size": 2}
+    run(args.model_copy(update=changes), ranks=1)
+    exact = losses(runs.uninterrupted("ddp"))
+    assert losses(Path(args.output_dir)) == pytest.approx(exact, abs=1e-5)
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+def test_kill_9_of_all_ranks_during_a_save_is_survived(runs: _Runs) -> None:
+    args = runs.args("zero-3", "killed", save_steps=2)
+    output_dir = Path(args.output_dir)
+    process = start(args, ranks=2)
+    _wait_for(lambda: (output_dir / ".checkpoint-4.partial").exists())
+    family = [*psutil.Process(process.pid).children(recursive=True), process]
+    for member in family:
+        member.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (output_dir / "checkpoint-4").exists(), "killed too late to test anything"
+    latest = latest_checkpoint(output_dir)
+    assert latest is not None
+    assert latest.step == 2
+    run(args.model_copy(update={"resume_from_checkpoint": "latest"}), ranks=2)
+    _assert_equal_runs(output_dir, runs.uninterrupted("zero-3"))
+    assert not list(output_dir.glob(".checkpoint-*"))
+    assert find_resume(output_dir, "latest") is not None
+
+
+@pytest.mark.slow
+def test_a_signal_to_every_rank_saves_once(runs: _Runs) -> None:
+    args = runs.args("ddp", "all signalled", max_steps=2000, report_to="none")
+    output_dir = Path(args.output_dir)
+    process = start(args, ranks=2)
+    _wait_for(lambda: (output_dir / "trainer_log.jsonl").exists() and len(losses(output_dir)) > 3)
+    for rank in psutil.Process(process.pid).children():
+        rank.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    step = read_status(output_dir)["step"]
+    assert [path.name for path in output_dir.glob("checkpoint-*")] == [f"checkpoint-{step}"]
+    assert output.count("stopped after step") == 1
