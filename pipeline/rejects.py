@@ -25,6 +25,7 @@ class RejectReason(StrEnum):
     WARMUP = "warmup"
     TITLE_CALL = "title_call"
     SIDE_CALL = "side_call"
+    LOW_SCORE = "low_score"
     # The raw file.
     MISSING_TRAJECTORY = "missing_trajectory"
     UNREADABLE_FILE = "unreadable_file"
@@ -61,6 +62,7 @@ _FILTERED = frozenset(
         RejectReason.WARMUP,
         RejectReason.TITLE_CALL,
         RejectReason.SIDE_CALL,
+        RejectReason.LOW_SCORE,
     }
 )
 

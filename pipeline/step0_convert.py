@@ -13,7 +13,7 @@ options and code write the same bytes; an unchanged run is skipped.
 import functools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipeline.conversion.lf_file import LfSummary, sample_rows, validate_lf
 from pipeline.conversion.manifest import FileState, Manifest, code_version
 from pipeline.conversion.source import Source
 from pipeline.conversion.stats import Tally, summary_line
-from pipeline.conversion.trial import convert_trial
+from pipeline.conversion.trial import WRITE_ALL, Scoring, convert_trial
 from pipeline.conversion.trials import InstanceStatus, Selection, read_repos, select
 from pipeline.conversion.writer import DataFiles, write_data
 from pipeline.errors import DataError
@@ -63,6 +63,7 @@ class ConvertOptions:
     num_workers: int
     """0: one per core. Does not change what is written."""
     lf_format: LfFormat = "structured"
+    scoring: Scoring = WRITE_ALL
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def convert(
     tally = write_data(
         selection,
         options.scaffold,
+        options.scoring,
         options.num_workers,
         DataFiles(outputs["im"], outputs["lf"], outputs["rejected.jsonl"]),
         lambda counts: _check_yield(counts, len(selection.trials), outputs, options),
@@ -157,7 +159,10 @@ def peek(source: Source, options: ConvertOptions, limit: int) -> Peek:
     Raises: DataError: the source is missing or holds no trial.
     """
     selection = _select(source, options)
-    converted = [convert_trial(trial, options.scaffold) for trial in selection.trials[:limit]]
+    converted = [
+        convert_trial(trial, options.scaffold, options.scoring)
+        for trial in selection.trials[:limit]
+    ]
     return Peek(
         num_trials=len(selection.trials) + len(selection.rejects),
         num_selected=len(selection.trials),
@@ -209,6 +214,7 @@ def _fingerprint(options: ConvertOptions) -> dict[str, Any]:
         "exclude_repos": sorted(read_repos(repos)) if repos else [],
         "max_reject_fraction": options.max_reject_fraction,
         "lf_format": options.lf_format,
+        "scoring": asdict(options.scoring),
     }
 
 

@@ -126,6 +126,11 @@ def test_scaffold_is_detected_by_tools_and_prompt(tools, system, scaffold):
     assert rule_score(turns(tools=tools, system=system))["scaffold"] == scaffold
 
 
+def test_calls_stand_for_tools_that_are_not_declared():
+    score = rule_score(turns((call("Edit", file_path="a.py"), "ok"), tools=[]))
+    assert (score["scaffold"], score["total_tool_calls"]) == ("opencode", 1)
+
+
 @pytest.mark.parametrize(
     ("parameters", "arguments", "is_edit"),
     [

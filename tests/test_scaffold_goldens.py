@@ -2,7 +2,7 @@
 
 tests/data/<scaffold>/{raw/ (a Harbor job, or files), im.jsonl, lf.json, rejected.jsonl}, all made
 by hand. A deliberate change of the output: run this test, look at the difference, copy the file it
-names.
+names. Scores are left out of them: they are checked where they are made.
 
 Run: pytest tests/test_scaffold_goldens.py
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.conversion.source import source_at
+from pipeline.conversion.trial import Scoring
 from pipeline.scaffolds import SCAFFOLDS
 from pipeline.step0_convert import ConvertOptions, convert
 
@@ -29,7 +30,7 @@ def test_every_scaffold_has_a_golden_and_nothing_else_is_there():
 @pytest.mark.parametrize("scaffold", sorted(SCAFFOLDS))
 def test_golden_job_converts_exactly(scaffold, scaffold_option, tmp_path):
     name = "auto" if scaffold_option == "auto" else scaffold
-    options = ConvertOptions(name, "all", 0, 42, None, 1.0, 1)
+    options = ConvertOptions(name, "all", 0, 42, None, 1.0, 1, scoring=Scoring(is_written=False))
     source = source_at(DATA / scaffold / "raw")
     convert(source, tmp_path / "im.jsonl", tmp_path / "lf.json", options)
     (tmp_path / "lf.rejected.jsonl").rename(tmp_path / "rejected.jsonl")

@@ -6,6 +6,7 @@ Run: pytest tests/test_score_cli.py
 import json
 
 import pytest
+from sft_command import write_config
 from typer.testing import CliRunner
 
 from pipeline import cli
@@ -132,6 +133,46 @@ def test_values_that_strict_json_lacks_survive(tmp_path):
     assert row["messages"][0]["content"] == "\ud800"
     assert row["n"] != row["n"]
     assert row["i"] == 10**70
+
+
+def prepare(tmp_path, **conversion):
+    """STEP 0 of the example job; its IM rows, rejects and counts."""
+    config = write_config(tmp_path / "config.yaml", conversion=conversion)
+    sft("prep", "--config", config)
+    data = tmp_path / "artifacts" / "data"
+    counts = json.loads((data / "lf_data" / "demo.stats.json").read_text())
+    return (
+        read(data / "im_data" / "demo.jsonl"),
+        read(data / "lf_data" / "demo.rejected.jsonl"),
+        counts,
+    )
+
+
+def test_step_0_writes_the_scores_that_sft_score_would_write(tmp_path):
+    rows, _, _ = prepare(tmp_path)
+    im = write(tmp_path / "again.jsonl", *rows)
+    rescore(im)
+    assert read(im) == rows
+    assert all(row["meta_info"]["unique_info"]["_score"]["composite_score"] > 0 for row in rows)
+
+
+def test_step_0_can_leave_the_scores_out(tmp_path):
+    rows, _, _ = prepare(tmp_path, scores=False)
+    assert not any("_score" in row["meta_info"]["unique_info"] for row in rows)
+
+
+def test_min_score_leaves_trajectories_out_and_counts_them(tmp_path):
+    unfiltered, _, _ = prepare(tmp_path / "unfiltered")
+    rows, rejects, counts = prepare(tmp_path / "filtered", min_score=0.7)
+    scores = [row["meta_info"]["unique_info"]["_score"]["composite_score"] for row in rows]
+    assert min(scores) >= 0.7
+    low = [reject for reject in rejects if reject["reason"] == "low_score"]
+    assert {reject["kind"] for reject in low} == {"filtered"}
+    assert low[0]["message"] == "rule score 0.662, conversion.min_score is 0.7"
+    assert low[0]["chain"] == "chain-0"
+    assert len(low) == counts["rejected"]["low_score"] == len(unfiltered) - len(rows) > 0
+    trials = counts["trials"]
+    assert trials["read"] == trials["kept"] + trials["rejected"]
 
 
 def test_a_missing_file_is_one_line(tmp_path):

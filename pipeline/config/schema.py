@@ -127,6 +127,10 @@ class Conversion(StrictModel):
     exclude_repos_file: Text = "training_config/excluded_repos.txt"
     """Repositories whose trials are left out because evaluations use them, one `owner/name` per
     line. "" or null: none."""
+    scores: bool = True
+    """Write the rule score of every trajectory into the IM data."""
+    min_score: float | None = Field(default=None, ge=0, le=1)
+    """Leave out trajectories whose composite rule score is lower. null: none."""
     max_reject_fraction: float = Field(default=0.5, ge=0, le=1)
     """The step fails when a larger fraction of what it read is rejected."""
     num_workers: int = Field(default=0, ge=0)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pipeline.conversion.raw_files import DiskFiles, read_head
 from pipeline.conversion.trials import Trial
 from pipeline.jsonl import encode_json
-from pipeline.rejects import Reject, RejectReason
+from pipeline.quality.rule_score_outcome import score_fields
+from pipeline.rejects import Defect, Reject, RejectReason
 from pipeline.scaffolds import SCAFFOLDS, detect
 from pipeline.scaffolds.parsed import Conversation, Parsed
 from pipeline.sharegpt import to_sharegpt
@@ -26,6 +27,19 @@ class ConversationStats:
     num_tool_calls: int
     num_tool_errors: int
     """Results that the client flagged as errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What to do with the rule score of a trajectory."""
+
+    is_written: bool = True
+    """Into the IM record."""
+    min_score: float | None = None
+    """Lowest composite score to keep. None: any."""
+
+
+WRITE_ALL = Scoring()
 
 
 @dataclass(slots=True)
@@ -48,13 +62,13 @@ class ConvertedTrial:
     """SHA-256 of every raw file that was read whole, by its name relative to the source."""
 
 
-def convert_trial(trial: Trial, scaffold_name: str) -> ConvertedTrial:
+def convert_trial(trial: Trial, scaffold_name: str, scoring: Scoring) -> ConvertedTrial:
     """Read one trial's trajectory. A bad one is rejected, with reasons; only bugs raise.
 
     `scaffold_name`: a key of SCAFFOLDS, or "auto". No conversation means at least one reject.
     """
     try:
-        return _convert(trial, scaffold_name)
+        return _convert(trial, scaffold_name, scoring)
     except OSError as error:
         message = f"{error.filename or trial.raw_dir}: {error.strerror}"
         reject = Reject(trial.name, RejectReason.UNREADABLE_FILE, message)
@@ -64,7 +78,7 @@ def convert_trial(trial: Trial, scaffold_name: str) -> ConvertedTrial:
         raise
 
 
-def _convert(trial: Trial, scaffold_name: str) -> ConvertedTrial:
+def _convert(trial: Trial, scaffold_name: str, scoring: Scoring) -> ConvertedTrial:
     converted = ConvertedTrial(trial.name, trial.scaffold or scaffold_name)
     if converted.scaffold == AUTO:
         found = detect(
@@ -89,11 +103,11 @@ def _convert(trial: Trial, scaffold_name: str) -> ConvertedTrial:
     parsed = scaffold.parse(files)
     converted.source_sha256 = files.main_hash()
     converted.hashes = {trial.source_file(name): sha for name, sha in files.hashes.items()}
-    _fill(converted, trial, parsed)
+    _fill(converted, trial, parsed, scoring)
     return converted
 
 
-def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed) -> None:
+def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed, scoring: Scoring) -> None:
     converted.counts = parsed.counts
     converted.rejects = [
         Reject(
@@ -108,24 +122,39 @@ def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed) -> None:
     ]
     for conversation in parsed.conversations:
         trajectory = _trajectory(conversation, trial, converted)
-        try:
-            im_line, lf_row = (
-                encode_json(to_record(trajectory)),
-                encode_json(to_sharegpt(trajectory)),
-            )
-        except UnicodeEncodeError:  # the messages were checked, the rest of the log was not
+        encoded = _encode(trajectory, scoring)
+        if isinstance(encoded, Defect):
             reject = Reject(
                 trial=trial.name,
-                reason=RejectReason.LONE_SURROGATE,
-                message="model name, ids or usage: not valid Unicode",
+                reason=encoded.reason,
+                message=encoded.message,
                 source_file=converted.source_file,
                 chain=conversation.chain_id,
             )
             converted.rejects.append(reject)
             continue
+        im_line, lf_row = encoded
         converted.im_lines.append(im_line)
         converted.lf_rows.append(lf_row)
         converted.stats.append(_stats(conversation, converted.scaffold))
+
+
+def _encode(trajectory: Trajectory, scoring: Scoring) -> tuple[bytes, bytes] | Defect:
+    """The IM record and the example, or why there are none."""
+    record = to_record(trajectory)
+    if scoring.is_written or scoring.min_score is not None:
+        scores = score_fields(trajectory)
+        composite, lowest = scores["_score"]["composite_score"], scoring.min_score
+        if lowest is not None and composite < lowest:
+            message = f"rule score {composite:g}, conversion.min_score is {lowest:g}"
+            return Defect(RejectReason.LOW_SCORE, message)
+        if scoring.is_written:
+            record["meta_info"]["unique_info"] |= scores
+    try:
+        return encode_json(record), encode_json(to_sharegpt(trajectory))
+    except UnicodeEncodeError:  # the messages were checked, the rest of the log was not
+        message = "model name, ids or usage: not valid Unicode"
+        return Defect(RejectReason.LONE_SURROGATE, message)
 
 
 def _trajectory(conversation: Conversation, trial: Trial, converted: ConvertedTrial) -> Trajectory:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.conversion.lf_file import RowWriter
 from pipeline.conversion.stats import Tally
-from pipeline.conversion.trial import convert_trial
+from pipeline.conversion.trial import Scoring, convert_trial
 from pipeline.conversion.trials import Selection
 from pipeline.conversion.workers import map_in_order
 from pipeline.files import atomic_open, write_bytes
@@ -31,6 +31,7 @@ class DataFiles:
 def write_data(
     selection: Selection,
     scaffold: str,
+    scoring: Scoring,
     num_workers: int,
     files: DataFiles,
     check: Callable[[Tally], None],
@@ -44,7 +45,7 @@ def write_data(
     """
     tally = Tally()
     tally.add_unselected(selection.rejects)
-    work = functools.partial(convert_trial, scaffold_name=scaffold)
+    work = functools.partial(convert_trial, scaffold_name=scaffold, scoring=scoring)
     with contextlib.ExitStack() as stack:
         im = stack.enter_context(atomic_open(files.im))
         lf = stack.enter_context(atomic_open(files.lf))

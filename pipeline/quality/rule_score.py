@@ -8,9 +8,11 @@
     fec  0.10  v^5  few edits of the same file
     dpi  0.07  v^3  no known failure: nothing written, cut off, looping, repeating an error
 
-It gives the numbers of the reference's rule score (TQS V2), its weak points included, so that
-scores can be compared: it knows nothing of the verifier's reward, a failing last test still earns
-0.3, and results are taken to come in the order of their calls. `rule_score_outcome` is ours.
+Formats that declare no tools are recognised by the tools that are called, which the reference
+leaves to an option. Apart from that it gives the numbers of the reference's rule score (TQS V2),
+its weak points included, so that scores can be compared: it knows nothing of the verifier's
+reward, a failing last test still earns 0.3, and results are taken to come in the order of their
+calls. `rule_score_outcome` is ours.
 """
 
 import re

@@ -175,6 +175,9 @@ def view_of(trajectory: Trajectory, *, extended: bool = False) -> View:
     counts as an error, and patches in the `*** Update File:` form are edits.
     """
     renamed = canonical_names(trajectory.tools)
+    if not renamed:  # session files declare none: what is called stands for it
+        calls = [call for message in trajectory.messages for call in message.tool_calls]
+        renamed = {call.name: call.name for call in calls if call.name}
     view = View(detect_scaffold(trajectory.messages, set(renamed.values())))
     if trajectory.messages:
         view.last = trajectory.messages[-1]

@@ -8,6 +8,7 @@ from pipeline.config.secrets import resolve_secret
 from pipeline.config.shipped import resolve_shipped
 from pipeline.conversion.lf_file import sample_rows, validate_lf
 from pipeline.conversion.source import HarborJob, RawFileTree, Source
+from pipeline.conversion.trial import Scoring
 from pipeline.errors import DataError
 from pipeline.hub import fetch_dataset
 from pipeline.launch.signals import StopRequests
@@ -33,6 +34,7 @@ def convert_options(config: Config) -> ConvertOptions:
         max_reject_fraction=conversion.max_reject_fraction,
         num_workers=conversion.num_workers,
         lf_format=conversion.lf_format,
+        scoring=Scoring(conversion.scores, conversion.min_score),
     )
 
 

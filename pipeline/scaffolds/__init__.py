@@ -13,7 +13,14 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from pipeline.errors import ConfigError
-from pipeline.scaffolds import claude_code, litellm, open_code, openhands_sdk, terminus2
+from pipeline.scaffolds import (
+    claude_code,
+    claude_session,
+    litellm,
+    open_code,
+    openhands_sdk,
+    terminus2,
+)
 from pipeline.scaffolds.parsed import Parsed, RawFiles
 
 _PROXY_LOG = ("litellm-trajectory.jsonl",)
@@ -74,6 +81,13 @@ SCAFFOLDS: dict[str, Scaffold] = {
         agent_name="terminus2",
     ),
     "litellm": Scaffold(litellm.parse, litellm.recognises, _PROXY_LOG),
+    "claude-session": Scaffold(
+        claude_session.parse,
+        claude_session.recognises,
+        ("sessions/projects/*.jsonl", "sessions/*.jsonl"),
+        beside=("{stem}/subagents/agent-*",),
+        agent_name="claudecode",
+    ),
 }
 
 
