@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.conversion.raw_files import files_below
+from pipeline.conversion.source import source_at
 from pipeline.scaffolds import SCAFFOLDS
 from pipeline.scaffolds.parsed import MemoryFiles
 from pipeline.sharegpt import from_sharegpt, to_sharegpt
@@ -23,10 +23,10 @@ ODD = (None, True, 0, -1.5, "", "x", "{}", [], {}, [None], ["x"], {"x": 1}, [{}]
 
 
 def lines_of(scaffold):
-    (agent,) = (DATA / scaffold / "raw").glob("*/agent")
-    path = agent / SCAFFOLDS[scaffold].main_file(files_below(agent))
+    (trial, *_) = source_at(DATA / scaffold / "raw").inventory("auto").trials
+    path = trial.raw_dir / (trial.main or SCAFFOLDS[scaffold].main_file(trial.raw_names))
     text = path.read_text()
-    lines = [text] if path.suffix == ".json" else text.splitlines()
+    lines = text.splitlines() if path.suffix == ".jsonl" else [text]
     return [line for line in lines if line.endswith(("}", "}\n"))]
 
 

@@ -84,6 +84,13 @@ SCAFFOLDS: dict[str, Scaffold] = {
     "claude-session": Scaffold(
         claude_session.parse,
         claude_session.recognises,
+        ("sessions/projects/*.jsonl",),
+        beside=("{stem}/subagents/agent-*",),
+        agent_name="claudecode",
+    ),
+    "claude-session": Scaffold(
+        claude_session.parse,
+        claude_session.recognises,
         ("sessions/projects/*.jsonl", "sessions/*.jsonl"),
         beside=("{stem}/subagents/agent-*",),
         agent_name="claudecode",
