@@ -25,7 +25,8 @@ class Rule:
 
     kind: str
     anchor: str
-    """Literal text in every secret of this type: what the first, fast scan looks for."""
+    """Literal text in every secret of this type, what the first, fast scan looks for; "" if it has
+    none and the pattern has to be fast."""
     pattern: re.Pattern[str]
     lead: int = 0
     """Most characters of the secret that stand before the anchor."""
@@ -78,6 +79,7 @@ def _github(kind: str, prefix: str) -> Rule:
 
 
 _HEX64 = "[0-9a-f]{64}"
+_DISCORD = r"[\w-]{23,25}\.[\w-]{6}\.[\w-]{27,38}"
 
 RULES: tuple[Rule, ...] = (
     # Code hosting and packages
@@ -113,7 +115,10 @@ RULES: tuple[Rule, ...] = (
     _rule("google_access_token", "ya29.", r"ya29\.[\w-]{30,400}"),
     _rule("google_refresh_token", "1//0", r"1//0[\w-]{40,200}"),
     _rule(
-        "azure_storage_key", "AccountKey=", r"AccountKey=[A-Za-z0-9+/]{86}==", is_run=False
+        "azure_storage_key",
+        "AccountKey=",
+        r"AccountKey=(?P<secret>[A-Za-z0-9+/]{86}==)",
+        is_run=False,
     ),
     _rule(
         "azure_client_secret",
@@ -141,7 +146,9 @@ RULES: tuple[Rule, ...] = (
     _rule("heroku_token", "HRKU-", r"HRKU-[\w-]{36,65}"),
     _rule("age_secret_key", "AGE-SECRET-KEY-1", r"AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}"),
     # Models and data
-    _rule("openai_key", "sk-", r"sk-(?!ant-|or-v1-)(?:[a-z]{4,8}-)?[\w-]{20,90}T3BlbkFJ[\w-]{20,90}"),
+    _rule(
+        "openai_key", "sk-", r"sk-(?!ant-|or-v1-)(?:[a-z]{4,8}-)?[\w-]{20,90}T3BlbkFJ[\w-]{20,90}"
+    ),
     _rule("model_api_key", "sk-", r"sk-(?:[A-Za-z0-9]{48}|[0-9a-f]{32}|[A-Za-z0-9]{40})"),
     _rule("anthropic_key", "sk-ant-", r"sk-ant-[a-z]{3,6}\d\d-[\w-]{80,120}"),
     _rule("openrouter_key", "sk-or-v1-", rf"sk-or-v1-{_HEX64}"),
@@ -179,10 +186,17 @@ RULES: tuple[Rule, ...] = (
     _rule(
         "slack_webhook",
         "hooks.slack.com/",
-        r"hooks\.slack\.com/(?:services|workflows|triggers)/[TE]\w{7,12}/[BA\d]\w{7,20}/\w{22,50}",
+        r"hooks\.slack\.com/(?P<secret>(?:services|workflows|triggers)/\w{8,13}/\w{8,21}/\w{22,50})",
         is_run=False,
     ),
-    _rule("discord_webhook", "/webhooks/", r"/webhooks/\d{17,20}/[\w-]{60,80}", is_run=False),
+    _rule(
+        "discord_webhook",
+        "/webhooks/",
+        r"/webhooks/\d{17,20}/(?P<secret>[\w-]{60,80})",
+        is_run=False,
+    ),
+    # Its first part is the base64 of a user id: no anchor, but few letters to begin with.
+    _rule("discord_bot_token", "", rf"[MNO]{_DISCORD}"),
     _rule("telegram_bot_token", ":AA", r"\d{8,10}:AA[\w-]{33}", lead=10),
     # Work and monitoring
     _rule("linear_key", "lin_api_", r"lin_api_[A-Za-z0-9]{40}"),

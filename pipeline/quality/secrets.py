@@ -1,0 +1,200 @@
+"""Takes credentials out of trajectories, or trajectories with credentials out of the data.
+
+    export GH_TOKEN=ghp_...   ->   export GH_TOKEN=<SECRET:github_pat:5d41402a>
+
+The last part of a placeholder is a hash of the secret, so that the same secret has the same
+placeholder in every trajectory and every run, whatever the number of workers and whichever trials
+are converted: numbers in order of appearance would change with them. It is 32 bits of a keyed
+hash: nothing of a random key can be got back from it, but whoever knows the key can test a guess
+at a weak password. `key` can therefore be the user's own.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pipeline.errors import DataError
+from pipeline.jsonl import encode_json
+from pipeline.quality.secrets_scan import Secret, find_secrets
+from pipeline.trajectory import Message, ToolCall, Trajectory
+
+SecretPolicy = Literal["redact", "reject", "keep"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PUBLIC_KEY = b"sft-pipeline"
+_TAG_DIGITS = 8
+# A secret told by its context is replaced without it too, unless it may be a word there.
+_MIN_REPEATED = 10
+_JSON_SAFE = re.compile(r"[^\"\\\x00-\x1f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class SecretOptions:
+    """`conversion.secrets` of config.yaml."""
+
+    policy: SecretPolicy = "redact"
+    allow: frozenset[str] = frozenset()
+    """SHA-256 (hex) of secrets that are none."""
+    key: bytes = field(default=_PUBLIC_KEY, repr=False)
+    """Key of the hash in placeholders."""
+
+
+def parse_allow_list(text: str, file_name: str) -> frozenset[str]:
+    """One SHA-256 per line; blank lines and `#` comments are allowed.
+
+    Raises: DataError: a line that is no SHA-256; names it.
+    """
+    hashes: set[str] = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        entry = line.partition("#")[0].strip().lower()
+        if entry and not _SHA256.fullmatch(entry):
+            raise DataError(
+                f"{file_name}:{number}: not a SHA-256 of 64 hexadecimal digits; "
+                "write the hash of the secret, never the secret"
+            )
+        if entry:
+            hashes.add(entry)
+    return frozenset(hashes)
+
+
+class SecretScrubber:
+    """Finds and replaces the secrets of one trial, whose conversations share most of their text."""
+
+    def __init__(self, options: SecretOptions) -> None:
+        self._options = options
+        self._seen: dict[str, list[Secret]] = {}
+
+    def scrub(self, trajectory: Trajectory) -> tuple[Trajectory, Counter[str]]:
+        """The trajectory with placeholders for secrets (policy redact; as it is for the others).
+
+        Arguments stay JSON objects, and only what stands for a secret changes in them.
+
+        Returns: the trajectory, and how many secrets it holds, by type: one that occurs several
+            times counts once.
+        """
+        texts = list(_texts(trajectory))
+        secrets = {secret.value: secret for text in texts for secret in self._find(text)}
+        types = Counter(secret.kind for secret in secrets.values())
+        if not secrets or self._options.policy != "redact":
+            return trajectory, types
+        return self._redaction(secrets.values()).trajectory(trajectory), types
+
+    def scrub_text(self, text: str) -> str:
+        """Text of our own that may quote a trajectory, such as a reject's message."""
+        return self._redaction(self._find(text)).text(text)
+
+    def _redaction(self, secrets: Iterable[Secret]) -> "_Redaction":
+        repeated = {
+            secret.value: self._placeholder(secret)
+            for secret in secrets
+            if _may_be_repeated(secret.value)
+        }
+        return _Redaction(self._find, self._placeholder, repeated)
+
+    def _find(self, text: str) -> list[Secret]:
+        if text not in self._seen:
+            found = find_secrets(text)
+            allowed = self._options.allow
+            self._seen[text] = [
+                secret
+                for secret in found
+                if hashlib.sha256(secret.value.encode("utf-8", "replace")).hexdigest()
+                not in allowed
+            ]
+        return self._seen[text]
+
+    def _placeholder(self, secret: Secret) -> str:
+        digest = hmac.new(
+            self._options.key, secret.value.encode("utf-8", "replace"), hashlib.sha256
+        )
+        return f"<SECRET:{secret.kind}:{digest.hexdigest()[:_TAG_DIGITS]}>"
+
+
+def _texts(trajectory: Trajectory) -> Iterable[str]:
+    for message in trajectory.messages:
+        yield message.content
+        yield message.reasoning_content
+        yield from (call.arguments for call in message.tool_calls)
+    for value in _data(trajectory):
+        yield json.dumps(value, ensure_ascii=False)
+
+
+def _data(trajectory: Trajectory) -> list[Any]:
+    source = trajectory.provenance
+    return [trajectory.tools, source.gen_params, source.usage]
+
+
+class _Redaction:
+    """Puts placeholders in place of the secrets of a trajectory."""
+
+    def __init__(
+        self,
+        find: Callable[[str], list[Secret]],
+        placeholder: Callable[[Secret], str],
+        repeated: dict[str, str],
+    ) -> None:
+        """`repeated`: secret -> placeholder, replaced wherever they occur."""
+        self._find = find
+        self._placeholder = placeholder
+        self._repeated = repeated
+        longest_first = map(re.escape, sorted(repeated, key=len, reverse=True))
+        self._repetition = re.compile("|".join(longest_first)) if repeated else None
+
+    def trajectory(self, trajectory: Trajectory) -> Trajectory:
+        source = trajectory.provenance
+        return Trajectory(
+            [self._message(message) for message in trajectory.messages],
+            self._value(trajectory.tools),
+            replace(
+                source, gen_params=self._value(source.gen_params), usage=self._value(source.usage)
+            ),
+        )
+
+    def text(self, text: str) -> str:
+        pieces, done = [], 0
+        for secret in self._find(text):
+            pieces += [text[done : secret.start], self._placeholder(secret)]
+            done = secret.end
+        text = "".join([*pieces, text[done:]])
+        if self._repetition:
+            text = self._repetition.sub(lambda match: self._repeated[match[0]], text)
+        return text
+
+    def _message(self, message: Message) -> Message:
+        return replace(
+            message,
+            content=self.text(message.content),
+            reasoning_content=self.text(message.reasoning_content),
+            tool_calls=[
+                replace(call, arguments=self._arguments(call)) for call in message.tool_calls
+            ],
+        )
+
+    def _arguments(self, call: ToolCall) -> str:
+        redacted = self.text(call.arguments)
+        if redacted == call.arguments:
+            return redacted
+        try:
+            replace(call, arguments=redacted).parsed_arguments()
+        except ValueError:
+            # A secret that is no string, such as a bare number, or whose end cut an escape.
+            return encode_json(self._value(call.parsed_arguments())).decode()
+        return redacted
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {key: self._value(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._value(item) for item in value]
+        return value
+
+
+def _may_be_repeated(value: str) -> bool:
+    return len(value) >= _MIN_REPEATED and _JSON_SAFE.fullmatch(value) is not None

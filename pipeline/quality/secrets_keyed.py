@@ -1,0 +1,223 @@
+"""Credentials that are told by where they stand: after a key, in a header, a URL or a login file.
+
+    DB_PASSWORD=...   "api_token": "..."   Authorization: Bearer ...   --token ...
+    https://user:...@host   machine host login user password ...   "auth": "<base64 of user:...>"
+
+After a key whose last word names a secret, only a value that looks random counts, so that
+`token = tokenizer.next_token` and `password: changeme` stay.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.quality.secrets_entropy import is_dummy, is_mixed, is_random
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """A secret in the text that was searched."""
+
+    kind: str
+    value: str
+    """Without the line breaks that may divide it in the text."""
+    start: int
+    end: int
+
+
+_CHARS = r"""[^\s"'`<>(){}\[\],;$\\|&*]"""
+_NEXT_KEY = r"""[A-Za-z_][\w.-]*(?::[ \t]|=[A-Za-z0-9/_-]{2,}[\n])"""
+_STEMS = (b"pass", b"pwd", b"secret", b"token", b"key", b"auth", b"credential", b"pat")
+"""Each key begins its last word with one of them, or has it inside, as `apikey`."""
+# From a stem on: the rest of the key, a type as in source code, a separator, the value.
+_ASSIGNED = re.compile(
+    rf"""(?P<stem>[A-Za-z]{{3,16}})["'`\]]{{0,2}}[ \t]{{0,20}}(?::[ \t]*&?[Ss]tr(?:ing)?[ \t]*)?
+    [:=]>?[ \t]*[bru]?(?P<quote>["'`]?)
+    (?:(?P<scheme>[Bb]earer|[Bb]asic|[Tt]oken)[ \t]+)?
+    (?P<value>(?<=["'`])[^\s"'`\\]{{8,500}} | {_CHARS}{{8,500}}
+    | {_CHARS}{{0,7}}\n[ \t]*(?!{_NEXT_KEY}){_CHARS}{{8,500}})""",
+    re.VERBOSE,
+)
+_OPTION = re.compile(
+    r"--(?P<key>[\w-]{0,40}(?:password|passwd|token|secret|key))[ \t]+"
+    rf"""["']?(?P<value>{_CHARS}{{8,500}}|{_CHARS}{{1,7}}\n[ \t]*{_CHARS}{{8,500}})"""
+)
+_NEXT_LINE = re.compile(rf"""\r?\n[ \t]*(?P<more>{_CHARS}{{1,500}})(?P<quote>["'`]?)""")
+_KEY = re.compile(r"[A-Za-z][\w.-]*\Z", re.ASCII)
+_JWT = re.compile(r"eyJ[\w-]+\.eyJ")
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+_PASSWORDS = frozenset({"password", "passwd", "passphrase", "pwd", "pass"})
+_SECRETS = frozenset({"secret", "credential", "credentials", "apikey", "accesskey", "secretkey"})
+_TOKENS = frozenset({"token", "authtoken", "accesstoken", "pat"})
+_KEY_KINDS = frozenset(
+    {"api", "access", "secret", "private", "auth", "signing", "encryption", "account", "app"}
+)
+# What a tokenizer, a parser or a list in pages calls a token.
+_TEXT_TOKENS = frozenset(
+    "eos bos pad unk sep cls mask eot eom image special max min num stop start end next page "
+    "continuation cursor sync cache public".split()
+)
+_MAX_KEY = 60
+
+# Key words -> form. The form alone is common, the pair is not.
+_NAMED = (
+    ("aws_secret_access_key", {"secret", "access"}, re.compile(r"[A-Za-z0-9/+]{40}")),
+    ("aws_secret_access_key", {"aws", "secret"}, re.compile(r"[A-Za-z0-9/+]{40}")),
+    ("datadog_key", {"dd"}, re.compile(r"[0-9a-f]{32}(?:[0-9a-f]{8})?")),
+    ("datadog_key", {"datadog"}, re.compile(r"[0-9a-f]{32}(?:[0-9a-f]{8})?")),
+    ("cloudflare_token", {"cloudflare"}, re.compile(r"[\w-]{37,40}")),
+    ("twilio_auth_token", {"twilio"}, re.compile(r"[0-9a-f]{32}")),
+    ("heroku_key", {"heroku"}, re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")),
+    ("algolia_key", {"algolia"}, re.compile(r"[0-9a-f]{32}")),
+    ("wandb_key", {"wandb"}, re.compile(r"[0-9a-f]{40}")),
+)
+
+_URL = re.compile(
+    r"""://(?P<user>[^\s/@:'"<>?\#]{0,200})(?::(?P<value>[^\s/@'"<>]{3,500}))?@(?P<host>[\w.-]+)"""
+)
+_NETRC = re.compile(
+    r"\b(?:machine\s+\S{1,200}|default)\s+login\s+\S{1,200}\s+(?:account\s+\S{1,200}\s+)?"
+    r"password\s+(?P<value>\S{4,500}|\S{1,3}\n[ \t]*\S{4,500})"
+)
+_USER_OPTION = re.compile(r"""\s(?:-u|--user)[ =]["']?[\w.@-]+:(?P<value>[^\s"':]{8,})""")
+_LOCAL_HOST = re.compile(r"(?:localhost|127\.|0\.0\.0\.0|[\w-]+\Z|.*\b(?:example|test|invalid)\b)")
+_STAND_INS = frozenset(
+    "pass passwd password pwd secret token user username root admin test guest hunter2 "
+    "postgres mysql mongo redis changeme foo bar baz xxx xxxx credentials apikey key".split()
+)
+
+
+def find_keyed(text: str) -> Iterator[Keyed]:
+    """Secrets in `text`, escapes decoded; they may overlap."""
+    lowered = text.encode("ascii", "replace").lower()  # as long as the text
+    for stem in _STEMS:
+        position = lowered.find(stem)
+        while position >= 0:
+            if match := _ASSIGNED.match(text, position):
+                key_end = match.end("stem")
+                key = _KEY.search(text, max(0, position - _MAX_KEY), key_end)
+                yield from _assigned(text, match, key[0] if key else "")
+            position = lowered.find(stem, position + len(stem))
+    if "--" in text:
+        for match in _OPTION.finditer(text):
+            yield from _assigned(text, match, match["key"])
+    yield from _logins(text)
+
+
+def _assigned(text: str, match: re.Match[str], key: str) -> Iterator[Keyed]:
+    words = [word.lower() for word in _WORDS.findall(key)]
+    groups = match.groupdict()
+    scheme = (groups.get("scheme") or "").lower()
+    value, end = _whole_value(text, match.end("value"), match["value"], groups.get("quote") or "")
+    if text[end : end + 1] in ("(", "["):  # a call or a subscript: source code
+        return
+    if _JWT.match(value):  # its own rule knows which ones are published examples
+        return
+    kind = _kind(words, scheme, value)
+    if kind:
+        yield Keyed(kind, value, match.start("value"), end)
+
+
+def _whole_value(text: str, end: int, first: str, quote: str) -> tuple[str, int]:
+    """The value with the lines it goes on in: up to the closing quote, or as long as it fills whole
+    lines with what looks random."""
+    value = re.sub(r"\n[ \t]*", "", first)
+    if not quote:
+        value = value.rstrip(".,:")
+        if len(value) < len(first) and "\n" not in first:
+            return value, end - (len(first) - len(value))
+    while line := _NEXT_LINE.match(text, end):
+        is_closed = bool(quote) and line["quote"] == quote
+        goes_on = bool(quote) and text[line.end() : line.end() + 1] == "\n"
+        if not (
+            is_closed
+            or goes_on
+            or (is_mixed(line["more"]) and not re.search("[:=](?!=*$)", line["more"]))
+        ):
+            break
+        value += line["more"]
+        end = line.end("more")
+        if is_closed:
+            break
+    return value, end
+
+
+def _kind(words: list[str], scheme: str, value: str) -> str:
+    """The type of secret that a value after a key is; "" for none."""
+    if not words:
+        return ""
+    last, before = words[-1], set(words[:-1])
+    for kind, names, pattern in _NAMED:
+        if names <= {*words} and pattern.fullmatch(value) and not is_dummy(value):
+            return kind
+    if last == "auth" or scheme == "basic":
+        return "basic_auth" if _is_login(value) else ""
+    if last == "authorization":
+        return "authorization" if is_random(value) else ""
+    if last in _PASSWORDS:
+        return "password" if is_random(value, 10) else ""
+    is_named = (
+        (last in _TOKENS and not before & _TEXT_TOKENS)
+        or (last == "key" and bool(before & _KEY_KINDS) and "public" not in before)
+        or last in _SECRETS
+    )
+    return (
+        f"assigned_{'token' if last in _TOKENS else 'secret'}"
+        if is_named and is_random(value)
+        else ""
+    )
+
+
+def _is_login(value: str) -> bool:
+    """Whether `value` is the base64 form of `user:password`."""
+    try:
+        login = base64.b64decode(value + "=" * (-len(value) % 4), validate=True).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError):
+        return False
+    user, colon, password = login.partition(":")
+    return bool(user and colon) and login.isprintable() and not _is_stand_in(user, password)
+
+
+def _logins(text: str) -> Iterator[Keyed]:
+    if "login" in text and "password" in text:
+        for match in _NETRC.finditer(text):
+            value, end = _whole_value(text, match.end("value"), match["value"], "")
+            if not _is_stand_in("", value):
+                yield Keyed("netrc_password", value, match.start("value"), end)
+    if "-u" in text:
+        for match in _USER_OPTION.finditer(text):
+            if is_random(match["value"], 8):
+                yield Keyed("password", match["value"], *match.span("value"))
+
+
+def find_in_urls(text: str) -> Iterator[Keyed]:
+    """Passwords, and tokens instead of a user, in the URLs of `text`, its lines joined."""
+    if "://" not in text or "@" not in text:
+        return
+    for match in _URL.finditer(text):
+        group = "value" if match["value"] else "user"
+        value = match[group]
+        if group == "user":
+            is_secret = is_random(value, 20)
+        elif _LOCAL_HOST.match(match["host"]):
+            is_secret = is_random(value, 8)
+        else:
+            is_secret = len(value) > 5 and not _is_stand_in(match["user"], value)
+        if is_secret:
+            yield Keyed("url_password", value, *match.span(group))
+
+
+def _is_stand_in(user: str, password: str) -> bool:
+    # A dummy by its looks needs more than few characters: passwords are short.
+    is_reference = re.match(r"[$<{%*]|\.\.", password) is not None
+    lowered = password.lower()
+    return (
+        is_reference
+        or lowered in _STAND_INS
+        or lowered == user.lower()
+        or re.search(r"example|changeme|placeholder|redacted|your|(.)\1{3}|password", lowered)
+        is not None
+    )

@@ -1,0 +1,111 @@
+"""Planted credentials of every type are found in every form, and what resembles them is left.
+
+Run: pytest tests/test_quality_secrets_scan.py
+"""
+
+import base64
+import random
+
+import pytest
+from clean_text import clean_row
+from planted_secrets import CONTEXTS, FORMS, KEY_BLOCKS, KEYED, OWN_FORM, planted
+
+from pipeline.quality.secrets_rules import RULES
+from pipeline.quality.secrets_scan import find_secrets
+
+NUM_PLANTS = 250
+NUM_CLEAN = 400
+ALL = (
+    {kind: (kind, CONTEXTS, make) for kind, make in OWN_FORM.items()}
+    | {label: ("private_key", CONTEXTS, make) for label, make in KEY_BLOCKS.items()}
+    | {place: ("", (context,), make) for place, (context, make) in KEYED.items()}
+)
+
+
+def is_gone(text, secret, form):
+    """Whether no more than 5 characters at the start or the end of the secret are left."""
+    pieces, done = [], 0
+    for found in find_secrets(text):
+        pieces.append(text[done : found.start])
+        done = found.end
+    rest = "\0".join([*pieces, text[done:]]).replace("\\n", "\n")
+    if not pieces:
+        return False
+    if form == "broken":
+        rest = rest.replace("\n", "")
+        secret = secret.replace("\n", "")
+    return secret[:6] not in rest and secret[-6:] not in rest
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_planted_secrets_are_found_in_every_form(name):
+    kind, contexts, make = ALL[name]
+    draw = random.Random(name)
+    missed, kinds = [], set()
+    for number in range(NUM_PLANTS):
+        form = FORMS[number % len(FORMS)]
+        secret = make(draw)
+        text = planted(draw, form, secret, draw.choice(contexts))
+        if not is_gone(text, secret, form):
+            missed.append(text)
+        kinds |= {found.kind for found in find_secrets(text)}
+    assert len(missed) <= NUM_PLANTS // 100, missed[:3]
+    assert not kind or kind in kinds
+
+
+def test_every_rule_has_a_generator():
+    assert {rule.kind for rule in RULES} - OWN_FORM.keys() == {
+        "azure_storage_key",  # with their contexts
+        "slack_webhook",
+        "discord_webhook",
+    }
+    assert len({rule.kind for rule in RULES}) == len(RULES) >= 40
+
+
+def test_clean_text_is_left_alone():
+    draw = random.Random(0)
+    found = [secrets for _ in range(NUM_CLEAN) if (secrets := find_secrets(clean_row(draw)))]
+    assert len(found) <= NUM_CLEAN * 0.005, found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "password: changeme",
+        "token = tokenizer.convert_tokens_to_ids(tokens[index_of_first_token])",
+        "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
+        "ghp_" + "x" * 36,
+        "AKIAIOSFODNN7EXAMPLE",
+        "https://user:password@example.com/path",
+        "https://x-access-token:${GITHUB_TOKEN}@github.com/acme/app",
+        "Authorization: Basic " + base64.b64encode(b"user:password").decode(),
+    ],
+)
+def test_stand_ins_are_left_alone(text):
+    assert find_secrets(text) == []
+
+
+def test_same_secret_has_the_same_value_in_every_form():
+    draw = random.Random(7)
+    secret = OWN_FORM["github_pat"](draw)
+    for form in FORMS:
+        text = planted(draw, form, secret, "I set {} as the value.\n")
+        assert [found.value for found in find_secrets(text)] == [secret], form
+
+
+def test_checksum_finds_a_token_without_boundary():
+    token = OWN_FORM["npm_token"](random.Random(1))
+    assert [found.value for found in find_secrets(f"prefix{token}")] == [token]
+    assert find_secrets(f"prefix{token[:-1]}0") == []
+
+
+def test_secret_of_variable_length_ends_with_its_line():
+    token = OWN_FORM["gitlab_pat"](random.Random(2))
+    (found,) = find_secrets(f"{token}\nexport the variable")
+    assert found.value == token
+
+
+def test_long_text_of_one_character_takes_no_time():
+    for character in "aA0-_=:/+\n \\'\"":
+        assert find_secrets(character * 200_000) == []
