@@ -457,6 +457,19 @@ def test_our_score_gives_nothing_for_failing_tests_and_late_tests_of_a_cut_off_r
     )
 
 
+def test_our_score_reads_commands_in_fenced_blocks_and_knows_how_they_end():
+    submit = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+    texts = [f"First\n```bash\n{command}\n```" for command in ("echo 1 > a.py", "pytest", submit)]
+    trajectory = terminus(*zip(texts, ("", "1 passed", None), strict=True))
+    whole = 0.33 * 1 + 0.27 * 0.6 + 0.23 * 0.7 + 0.10 + 0.07
+    assert outcome_score(trajectory)["process_score"] == round(whole, 4)
+    assert rule_score(trajectory)["total_tool_calls"] == 0
+    tools = [tool("bash", "command"), tool("submit")]
+    by_tool = turns((bash("ls", "bash"), "a"), (call("submit"), []), tools=tools, end=None)
+    assert rule_score(by_tool)["sub_score"] == 0
+    assert outcome_score(by_tool)["process_score"] > 0.33
+
+
 def test_our_score_links_results_by_id_and_knows_patches_and_error_flags():
     calls = [call("Bash", "1", command="ls"), call("Bash", "2", command="pytest")]
     results = [Message("tool", "1 passed", tool_call_id="2"), Message("tool", "", tool_call_id="1")]

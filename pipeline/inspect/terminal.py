@@ -63,7 +63,7 @@ def show_trajectory(console: Console, row: Row, *, full: bool) -> None:
         "scaffold": scaffold_of(row),
         "model": source.model,
         "source": source.source_file,
-        "reward": _figure(source.reward),
+        "reward": "" if source.reward is None else _figure(source.reward),
         "exception": source.exception,
         "turns": f"{figures.turns} turns, {figures.tool_calls} calls, {figures.tool_errors} errors",
         "tools": ", ".join(_tool_names(row)),
@@ -121,7 +121,7 @@ def list_rows(console: Console, rows: Iterable[Row | BadRow]) -> None:
 def _line(*cells: object) -> str:
     row, turns, calls, errors, reward, score, scaffold, trial = cells
     numbers = f"{row:>6} {turns:>6} {calls:>6} {errors:>6} {reward:>7} {score:>7}"
-    return f"{numbers}  {scaffold:<14} {trial}"
+    return f"{numbers}  {scaffold:<18} {trial}"
 
 
 def _figure(value: float | None) -> str:

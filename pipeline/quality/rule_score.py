@@ -106,10 +106,10 @@ def submission(view: View) -> float:
 def _ending(view: View) -> float:
     if view.scaffold == "terminus2":
         return float(view.turns[-1].is_complete)
-    if not view.is_openhands:
-        return float(view.ends_with_text)
     if view.ends_with_finish:
         return 1.0
+    if not view.is_openhands:
+        return float(view.ends_with_text)
     if not view.ends_with_text or view.last is None:
         return 0.0
     if _STRONG_END.search(view.last.content):
@@ -170,7 +170,7 @@ def is_truncated(view: View) -> bool:
         return True
     if view.scaffold == "terminus2":
         return not view.turns[-1].is_complete
-    return not (view.ends_with_text or (view.is_openhands and view.ends_with_finish))
+    return not (view.ends_with_text or view.ends_with_finish)
 
 
 def _loop_share(calls: list[Call]) -> float:

@@ -5,6 +5,7 @@
                     - nothing for a last test run that fails (there: 0.3)
                     - results found by the id of their call, not by their place
                     - the client's error flag, and patches of `apply_patch`, taken into account
+                    - SWE-agent's and mini-SWE-agent's commands in text, and how they submit
     outcome_score   (reward + process_score) / 2, reward cut to 0..1; None without a reward
 
 So a trial that solved its task ranks above every trial that earned nothing, and among equals the

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.quality.rule_score_names import ScoredScaffold, canonical_names, detect_scaffold
+from pipeline.quality.rule_score_replies import read_reply, submits
 from pipeline.quality.rule_score_shell import (
     edit_targets,
     is_formal_test,
     is_verification,
     normalize_path,
 )
-from pipeline.quality.rule_score_text import is_error, strip_think
+from pipeline.quality.rule_score_text import is_error
 from pipeline.trajectory import Message, ToolCall, Trajectory
 
 CallClass = Literal["read", "write", "bash", "search", "submit", "think", "other"]
@@ -136,7 +137,7 @@ class Turn:
     message: Message
     calls: list[Call] = field(default_factory=list)
     is_complete: bool = False
-    """Terminus-2: the reply says that the task is done."""
+    """Without tools: the reply says that the task is done."""
 
 
 @dataclass(eq=False)
@@ -147,6 +148,7 @@ class View:
     turns: list[Turn] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     last: Message | None = None
+    extended: bool = False
 
     @functools.cached_property
     def calls(self) -> list[Call]:
@@ -163,8 +165,10 @@ class View:
 
     @property
     def ends_with_finish(self) -> bool:
-        """Whether the last turn calls the tool that ends the task."""
-        return bool(self.turns) and any(call.name == "finish" for call in self.turns[-1].calls)
+        """Whether the last turn calls the tool that ends the task, where one is known."""
+        knows_finish = self.is_openhands or self.extended
+        last = self.turns[-1].calls if self.turns and knows_finish else []
+        return any(call.name == "finish" for call in last)
 
 
 def view_of(trajectory: Trajectory, *, extended: bool = False) -> View:
@@ -172,17 +176,18 @@ def view_of(trajectory: Trajectory, *, extended: bool = False) -> View:
 
     Not `extended`, it sees what the reference sees: the k-th result belongs to the k-th call.
     Extended: results are found by `tool_call_id` where there is one, the client's error flag
-    counts as an error, and patches in the `*** Update File:` form are edits.
+    counts as an error, patches in the `*** Update File:` form are edits, commands in fenced blocks
+    are calls, and what submits the work (SWE-agent) is a finish.
     """
     renamed = canonical_names(trajectory.tools)
     if not renamed:  # session files declare none: what is called stands for it
         calls = [call for message in trajectory.messages for call in message.tool_calls]
         renamed = {call.name: call.name for call in calls if call.name}
-    view = View(detect_scaffold(trajectory.messages, set(renamed.values())))
+    view = View(detect_scaffold(trajectory.messages, set(renamed.values())), extended=extended)
     if trajectory.messages:
         view.last = trajectory.messages[-1]
     if view.scaffold == "terminus2":
-        _read_terminus(view, trajectory.messages)
+        _read_replies(view, trajectory.messages, extended)
     else:
         _read_tool_calls(view, trajectory.messages, renamed, extended)
     return view
@@ -198,6 +203,8 @@ def _read_tool_calls(
             calls = [_tool_call(call, renamed, number) for call in message.tool_calls]
             for call in calls if extended else ():
                 call.patched = _patched_files(call.arguments)
+                if call.name == "submit" or submits(call.command):
+                    call.name = "finish"
             view.turns.append(Turn(message, calls))
             position = 0
         elif message.role == "tool":
@@ -260,10 +267,10 @@ def _first_text(arguments: dict[str, Any], keys: tuple[str, ...]) -> str:
     return next((value for value in values if isinstance(value, str) and value.strip()), "")
 
 
-def _read_terminus(view: View, messages: list[Message]) -> None:
+def _read_replies(view: View, messages: list[Message], extended: bool) -> None:
     for before, message in zip([None, *messages], messages, strict=False):
         if message.role == "assistant":
-            view.turns.append(_terminus_turn(message, len(view.turns)))
+            view.turns.append(_reply_turn(message, len(view.turns), extended))
         elif message.role == "user" and before is not None and before.role == "assistant":
             calls = view.turns[-1].calls
             is_test = any(call.is_formal_test for call in calls)
@@ -275,19 +282,10 @@ def _read_terminus(view: View, messages: list[Message]) -> None:
                 call.observation = result
 
 
-def _terminus_turn(message: Message, number: int) -> Turn:
-    try:
-        reply = json.loads(strip_think(message.content))
-    except (ValueError, RecursionError):
-        reply = None
-    if not isinstance(reply, dict):
-        return Turn(message)
-    turn = Turn(message, is_complete=reply.get("task_complete") is True)
-    commands = reply.get("commands")
-    for command in commands if isinstance(commands, list) else []:
-        keystrokes = command.get("keystrokes") if isinstance(command, dict) else None
-        if isinstance(keystrokes, str) and keystrokes.strip():
-            program = keystrokes.split()[0].rsplit("/", 1)[-1]
-            arguments = {"keystrokes": keystrokes}
-            turn.calls.append(Call(program, arguments, number, True, keystrokes))
+def _reply_turn(message: Message, number: int, extended: bool) -> Turn:
+    reply = read_reply(message.content, extended=extended)
+    turn = Turn(message, is_complete=reply.is_complete)
+    for command in reply.commands:
+        program = command.split()[0].rsplit("/", 1)[-1]
+        turn.calls.append(Call(program, {"keystrokes": command}, number, True, command))
     return turn
