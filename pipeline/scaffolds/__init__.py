@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.scaffolds import (
     claude_code,
     claude_session,
+    codex,
     litellm,
     open_code,
     openhands_sdk,
@@ -88,6 +89,7 @@ SCAFFOLDS: dict[str, Scaffold] = {
         beside=("{stem}/subagents/agent-*",),
         agent_name="claudecode",
     ),
+    "codex": Scaffold(codex.parse, codex.recognises, ("*rollout-*.jsonl",), agent_name="codex"),
     "claude-session": Scaffold(
         claude_session.parse,
         claude_session.recognises,

@@ -20,6 +20,7 @@ from pipeline.jsonl import NotJsonError, parse_json
 from pipeline.rejects import Defect, RejectReason
 from pipeline.scaffolds.assembly import date_of, list_of, object_of, refuse, string_of
 from pipeline.scaffolds.claude_graph import Event, Graph, Node
+from pipeline.scaffolds.dangling import cut_dangling
 from pipeline.scaffolds.normalize import normalize_assistant, normalize_message
 from pipeline.scaffolds.parsed import Conversation, Parsed, RawFiles
 from pipeline.scaffolds.peek import first_objects
@@ -139,7 +140,8 @@ def _close(parsed: Parsed, chain_id: str, path: list[Node]) -> None:
         defect = defect or found
         messages += turns
         origins += [node if turn.role == "assistant" else None for turn in turns]
-    messages, origins = _cut_dangling(messages, origins, parsed.counts)
+    kept = cut_dangling(messages, parsed.counts)
+    messages = [message for _, message in kept]
     if not any(message.weight > 0 for message in messages if message.role == "assistant"):
         if any(node.is_trained for node in path):
             parsed.counts["branches_without_new_turns"] += 1
@@ -156,8 +158,9 @@ def _close(parsed: Parsed, chain_id: str, path: list[Node]) -> None:
     if defect:
         refuse(parsed, defect, chain_id)
         return
-    for node in origins:
-        if node:
+    for index, message in kept:
+        node = origins[index]
+        if node and message.weight > 0:
             node.is_trained = True
     parsed.counts["without_system_prompt_and_tools"] += 1
     last = path[-1].events[-1].record
@@ -190,26 +193,3 @@ def _messages(node: Node, counts: Counter[str]) -> tuple[list[Message], Defect |
     stops = [object_of(event.record.get("message")).get("stop_reason") for event in node.events]
     is_context = node.is_trained or "max_tokens" in stops
     return [replace(turn.message, weight=0.0 if is_context else 1.0)], turn.defect
-
-
-def _cut_dangling(
-    messages: list[Message], origins: list[Node | None], counts: Counter[str]
-) -> tuple[list[Message], list[Node | None]]:
-    """Remove calls without a result, and what follows the last turn of the agent.
-
-    A turn that loses a call is not what the model wrote: it stays as context, if anything is left
-    of it, and at the end it goes.
-    """
-    answered = {message.tool_call_id for message in messages if message.role == "tool"}
-    kept: list[tuple[Message, Node | None]] = []
-    for message, node in zip(messages, origins, strict=True):
-        calls = [call for call in message.tool_calls if call.id in answered]
-        if len(calls) == len(message.tool_calls):
-            kept.append((message, node))
-            continue
-        counts["dangling_calls"] += len(message.tool_calls) - len(calls)
-        if calls or message.content.strip():
-            kept.append((replace(message, tool_calls=calls, weight=0.0), None))
-    while kept and (kept[-1][0].role != "assistant" or kept[-1][1] is None):
-        kept.pop()
-    return [message for message, _ in kept], [node for _, node in kept]
