@@ -14,12 +14,21 @@ from typing import Literal
 
 from pipeline.errors import ConfigError
 from pipeline.scaffolds import (
+    adp,
+    atif,
+    atif_file,
     claude_code,
     claude_session,
     codex,
     litellm,
+    mini_swe_agent,
     open_code,
+    opencode_export,
+    openhands_events,
+    openhands_llm_logs,
+    openhands_output,
     openhands_sdk,
+    swe_agent,
     terminus2,
 )
 from pipeline.scaffolds.parsed import Parsed, RawFiles
@@ -90,13 +99,40 @@ SCAFFOLDS: dict[str, Scaffold] = {
         agent_name="claudecode",
     ),
     "codex": Scaffold(codex.parse, codex.recognises, ("*rollout-*.jsonl",), agent_name="codex"),
-    "claude-session": Scaffold(
-        claude_session.parse,
-        claude_session.recognises,
-        ("sessions/projects/*.jsonl", "sessions/*.jsonl"),
-        beside=("{stem}/subagents/agent-*",),
-        agent_name="claudecode",
+    "openhands-llm-logs": Scaffold(
+        openhands_llm_logs.parse,
+        openhands_llm_logs.recognises,
+        ("llm-logs/*.json", "*/llm-logs/*.json", "*completions/*.json"),
+        unit="directory",
+        in_directory=("*.json",),
     ),
+    "openhands-events": Scaffold(
+        openhands_events.parse,
+        openhands_events.recognises,
+        ("events.jsonl", "*/events.jsonl", "events/*.json", "*/events/*.json"),
+        unit="directory",
+    ),
+    "openhands-output": Scaffold(
+        openhands_output.parse,
+        openhands_output.recognises,
+        ("output.jsonl", "openhands.trajectory.json"),
+    ),
+    "opencode": Scaffold(
+        opencode_export.parse,
+        opencode_export.recognises,
+        ("opencode.json", "opencode-session.json"),
+        beside=("parts.json", "sessions.json"),
+    ),
+    "swe-agent": Scaffold(
+        swe_agent.parse, swe_agent.recognises, ("*.traj", "swe-agent.trajectory.json")
+    ),
+    "mini-swe-agent": Scaffold(
+        mini_swe_agent.parse,
+        mini_swe_agent.recognises,
+        ("*.traj.json", "mini-swe-agent.trajectory.json"),
+    ),
+    "adp": Scaffold(adp.parse, adp.recognises, ("std.jsonl", "*.std.jsonl")),
+    "atif": Scaffold(atif.parse, atif.recognises, ("trajectory.json",), beside=atif_file.BESIDE),
 }
 
 
