@@ -5,6 +5,7 @@ Real processes under torchrun on CPU. Run: pytest tests/test_trainer_parallel.py
 """
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -25,6 +26,7 @@ from trainer_runs import (
     read_status,
     run,
     signalling_tracker,
+    spoilt_model,
     start,
     train_args,
     write_dataset,
@@ -115,9 +117,10 @@ def test_bf16_stays_close_to_fp32(runs: _Runs, strategy: str) -> None:
     assert json.loads((coarse / "config.json").read_bytes())["dtype"] == "bfloat16"
 
 
-def _interrupted(runs: _Runs, strategy: str) -> TrainArgs:
+def _interrupted(runs: _Runs, strategy: str, *, bf16: bool) -> TrainArgs:
     """A run that one of its ranks was asked to stop at step 3. Returns: what continues it."""
-    args = runs.args(strategy, f"{strategy} cut", report_to="wandb")
+    name = f"{strategy} {'bf16' if bf16 else 'fp32'} cut"
+    args = runs.args(strategy, name, bf16=bf16, report_to="wandb")
     tracker = signalling_tracker(runs.directory / "tracker", step=3)
     output = run(args, ranks=_RANKS[strategy], PYTHONPATH=str(tracker))
     assert "SIGTERM: stopped after step 4 of 7, saved" in output
@@ -135,15 +138,36 @@ def _assert_equal_runs(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy",
-    [pytest.param("ddp", marks=_slow), pytest.param("zero-2", marks=_slow), "zero-3"],
+    ("strategy", "bf16"),
+    [
+        pytest.param("ddp", False, marks=_slow),
+        pytest.param("zero-0", True, marks=_slow),
+        pytest.param("zero-2", True, marks=_slow),
+        pytest.param("zero-3", True, marks=_slow),
+        ("zero-3", False),
+    ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
-    runs: _Runs, strategy: str
+    runs: _Runs, strategy: str, bf16: bool
 ) -> None:
-    resumed = _interrupted(runs, strategy)
+    resumed = _interrupted(runs, strategy, bf16=bf16)
     run(resumed, ranks=_RANKS[strategy])
-    _assert_equal_runs(Path(resumed.output_dir), runs.uninterrupted(strategy))
+    _assert_equal_runs(Path(resumed.output_dir), runs.uninterrupted(strategy, bf16=bf16))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero-2", "zero-3"])
+def test_a_gradient_that_is_no_number_stops_every_strategy(
+    runs: _Runs, tmp_path: Path, strategy: str
+) -> None:
+    model = spoilt_model(runs.model, tmp_path / "model", "model.embed_tokens.weight", 1e25)
+    changes = {"model_name_or_path": str(model), "save_steps": 1, "bf16": strategy != "zero-2"}
+    args = runs.args(strategy, f"{strategy} spoilt", **changes)
+    output = run(args, ranks=2, status=1)
+    # DeepSpeed calls every such norm infinite.
+    message = r"step 1: the gradient norm is (nan|inf) \(loss 7\.6\d*\); the update was not saved"
+    assert re.search(message, output), output
+    assert not list(Path(args.output_dir).glob("*checkpoint*"))
 
 
 @pytest.mark.slow

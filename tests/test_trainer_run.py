@@ -19,13 +19,14 @@ import pytest
 import torch
 from filelock import FileLock
 from reference_loop import reference_run
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from trainer_runs import (
     conversations,
     losses,
     read_log,
     read_status,
     signalling_tracker,
+    spoilt_model,
     start,
     train_args,
     write_dataset,
@@ -164,15 +165,6 @@ def _without_checkpoints(output_dir: Path) -> bool:
     return not list(output_dir.glob("*checkpoint*")) and not list(output_dir.glob("*.safetensors"))
 
 
-def _spoil(model: Path, copy: Path, name: str, factor: float) -> Path:
-    """A copy of a model with one of its tensors multiplied."""
-    shutil.copytree(model, copy)
-    weights = load_file(copy / "model.safetensors")
-    weights[name] *= factor
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    return copy
-
-
 @pytest.mark.parametrize(
     ("name", "factor", "message"),
     [
@@ -189,7 +181,7 @@ def _spoil(model: Path, copy: Path, name: str, factor: float) -> Path:
 def test_what_is_no_number_stops_the_run_before_anything_is_saved(
     tiny_model: Path, dataset_dir: Path, tmp_path: Path, name: str, factor: float, message: str
 ) -> None:
-    model = _spoil(tiny_model, tmp_path / "model", name, factor)
+    model = spoilt_model(tiny_model, tmp_path / "model", name, factor)
     args = train_args(model, dataset_dir, tmp_path / "run", save_steps=1)
     with pytest.raises(TrainError) as caught:
         _train(args)

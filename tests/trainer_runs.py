@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors.torch import load_file, save_file
 
 from pipeline.trainer.args import TrainArgs
 
@@ -118,6 +120,15 @@ def run(args: TrainArgs, *, ranks: int = 1, status: int = 0, **environment: str)
     output = process.communicate(timeout=240)[0]
     assert process.returncode == status, output
     return output
+
+
+def spoilt_model(model: Path, copy: Path, tensor: str, factor: float) -> Path:
+    """A copy of a model with one of its tensors multiplied."""
+    shutil.copytree(model, copy)
+    weights = load_file(copy / "model.safetensors")
+    weights[tensor] *= factor
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
 
 
 def signalling_tracker(directory: Path, step: int) -> Path:
