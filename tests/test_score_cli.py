@@ -6,13 +6,14 @@ Run: pytest tests/test_score_cli.py
 import json
 
 import pytest
-from sft_command import write_config
+from sft_command import ROOT, write_config
 from typer.testing import CliRunner
 
 from pipeline import cli
 from pipeline.errors import DataError, ExitCode
 from pipeline.inspect.rescore import rescore
 
+SHARED = ROOT.parent / "shared" / "data"
 RULE_KEYS = ["scaffold", "assistant_turns", "total_tool_calls", "oec_score"]
 
 
@@ -173,6 +174,22 @@ def test_min_score_leaves_trajectories_out_and_counts_them(tmp_path):
     assert len(low) == counts["rejected"]["low_score"] == len(unfiltered) - len(rows) > 0
     trials = counts["trials"]
     assert trials["read"] == trials["kept"] + trials["rejected"]
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real trajectories here")
+@pytest.mark.parametrize("name", ["claude_code", "harbor_golden", "swe_agent", "mini_swe_agent"])
+def test_real_trajectories_have_scores_between_0_and_1(name, tmp_path):
+    im, lf, rejected = (tmp_path / file for file in ("im.jsonl", "lf.json", "rejected.jsonl"))
+    sft("convert", SHARED / name, "--im", im, "--lf", lf, "--rejected", rejected)
+    labels = [row["meta_info"]["unique_info"] for row in read(im)]
+    assert labels
+    for label in labels:
+        values = {**label["_score"], **label["_outcome_score"]}.items()
+        scores = [v for key, v in values if key.endswith("_score") and v is not None]
+        assert len(scores) >= 5
+        assert all(0 <= score <= 1 for score in scores), label
+    assert sft("inspect", im).exit_code == sft("stats", lf).exit_code == 0
 
 
 def test_a_missing_file_is_one_line(tmp_path):
