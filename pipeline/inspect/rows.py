@@ -59,7 +59,7 @@ def find_rows(file: Path, number: int | None, trial: str) -> list[Row]:
     found: list[Row] = []
     last = 0
     for last, raw in enumerate(raw_rows(file), 1):
-        if number not in (None, last) or trial.encode() not in raw:
+        if number not in (None, last) or trial.encode(errors="surrogateescape") not in raw:
             continue
         row = read_row(last, raw)
         if isinstance(row, BadRow):
