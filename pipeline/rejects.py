@@ -26,6 +26,7 @@ class RejectReason(StrEnum):
     TITLE_CALL = "title_call"
     SIDE_CALL = "side_call"
     LOW_SCORE = "low_score"
+    SECRET_FOUND = "secret_found"
     # The raw file.
     MISSING_TRAJECTORY = "missing_trajectory"
     UNREADABLE_FILE = "unreadable_file"
@@ -63,6 +64,7 @@ _FILTERED = frozenset(
         RejectReason.TITLE_CALL,
         RejectReason.SIDE_CALL,
         RejectReason.LOW_SCORE,
+        RejectReason.SECRET_FOUND,
     }
 )
 

@@ -21,13 +21,14 @@ from pipeline.conversion.lf_file import LfSummary, sample_rows, validate_lf
 from pipeline.conversion.manifest import FileState, Manifest, code_version
 from pipeline.conversion.source import Source
 from pipeline.conversion.stats import Tally, summary_line
-from pipeline.conversion.trial import WRITE_ALL, Scoring, convert_trial
+from pipeline.conversion.trial import CLEAN, WRITE_ALL, Scoring, convert_trial
 from pipeline.conversion.trials import InstanceStatus, Selection, read_repos, select
 from pipeline.conversion.writer import DataFiles, write_data
 from pipeline.errors import DataError
 from pipeline.files import sha256_file, write_json
 from pipeline.jsonl import parse_json
 from pipeline.progress import Progress
+from pipeline.quality.cleaning import Cleaning
 from pipeline.quality.repos import repo_matcher
 from pipeline.rejects import Reject
 from pipeline.sharegpt import LfFormat
@@ -64,6 +65,7 @@ class ConvertOptions:
     """0: one per core. Does not change what is written."""
     lf_format: LfFormat = "structured"
     scoring: Scoring = WRITE_ALL
+    cleaning: Cleaning = CLEAN
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def convert(
         DataFiles(outputs["im"], outputs["lf"], outputs["rejected.jsonl"]),
         lambda counts: _check_yield(counts, len(selection.trials), outputs, options),
         progress,
+        options.cleaning,
     )
     for name, sha256 in tally.hashes.items():
         if state := states.get(name):
@@ -134,7 +137,7 @@ def convert(
         reason=reason or "",
         counts=tally.counts(),
         outputs=outputs,
-        notes=tuple(selection.notes),
+        notes=(*selection.notes, *tally.secret_notes(options.cleaning.secrets.policy)),
     )
 
 
@@ -160,7 +163,7 @@ def peek(source: Source, options: ConvertOptions, limit: int) -> Peek:
     """
     selection = _select(source, options)
     converted = [
-        convert_trial(trial, options.scaffold, options.scoring)
+        convert_trial(trial, options.scaffold, options.scoring, options.cleaning)
         for trial in selection.trials[:limit]
     ]
     return Peek(
@@ -215,6 +218,8 @@ def _fingerprint(options: ConvertOptions) -> dict[str, Any]:
         "max_reject_fraction": options.max_reject_fraction,
         "lf_format": options.lf_format,
         "scoring": asdict(options.scoring),
+        "secrets": options.cleaning.secrets.fingerprint(),
+        "identity": asdict(options.cleaning.identity),
     }
 
 

@@ -8,6 +8,7 @@ import json
 import pytest
 from harbor_traces import SHARED
 
+from pipeline.conversion.files import RawFileTree
 from pipeline.scaffolds import SCAFFOLDS, recognise
 from pipeline.scaffolds.parsed import MemoryFiles
 
@@ -72,6 +73,20 @@ def test_all_layouts_give_the_same_conversation(files):
     assert parsed.rejects == []
 
 
+def test_storage_directory_is_one_trial_wherever_it_lies(tmp_path):
+    for name, value in storage().items():
+        path = tmp_path / "home" / "storage" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+    for source, trial in ((tmp_path, "home/storage"), (tmp_path / "home" / "storage", "storage")):
+        inventory = RawFileTree(source).inventory("auto")
+        assert [(found.name, found.scaffold) for found in inventory.trials] == [
+            (trial, "opencode-storage")
+        ]
+        assert inventory.rejects == []
+        assert len(inventory.trials[0].raw_names) == len(storage())
+
+
 def test_session_of_a_subagent_is_its_own_chain():
     (conversation,) = parse(
         storage() | {"session/x/s.json": {"id": "s", "parentID": "p"}}
@@ -91,7 +106,7 @@ def test_damaged_file_is_refused_and_the_rest_is_read():
 def test_real_messages_without_parts_are_refused():
     paths = sorted((SHARED / "opencode").rglob("*.json"))
     files = {path.as_posix(): path.read_bytes() for path in paths}
-    assert {recognise(data, name) for name, data in files.items()} == {"opencode"}
+    assert {recognise(data, name) for name, data in files.items()} == {"opencode-storage"}
     parsed = SCAFFOLDS["opencode"].parse(MemoryFiles(files))
     assert parsed.conversations == []
     assert [reject.reason.value for reject in parsed.rejects] == ["bad_record", "no_calls"]

@@ -109,6 +109,31 @@ def _file_stem(name: str) -> str:
     return name
 
 
+class Secrets(StrictModel):
+    """Tokens, passwords and private keys in trajectories."""
+
+    policy: Literal["redact", "reject", "keep"] = "redact"
+    """`redact`: replaced by placeholders, the same secret by the same; `reject`: trajectories that
+    hold one are left out; `keep`: only counted."""
+    allow_file: Text = ""
+    """SHA-256 hashes of secrets that are none, one per line. "" or null: none."""
+    hash_key: SecretReference = Field(default="", repr=False)
+    """Key of the hashes in placeholders, against guesses at weak passwords. "": a public one."""
+
+
+class Identity(StrictModel):
+    """What trajectories tell about who made them, replaced by fixed substitutes."""
+
+    model_names: bool = False
+    """Names of models in system prompts."""
+    user_names: bool = False
+    """Names of users that a home path of the trajectory tells."""
+    home_paths: bool = False
+    """/home/NAME, /Users/NAME and the like."""
+    dates: bool = False
+    """The day that a prompt calls today's, wherever it occurs."""
+
+
 class Conversion(StrictModel):
     """STEP 0: raw trajectories to training data."""
 
@@ -131,6 +156,8 @@ class Conversion(StrictModel):
     """Write the rule score of every trajectory into the IM data."""
     min_score: float | None = Field(default=None, ge=0, le=1)
     """Leave out trajectories whose composite rule score is lower. null: none."""
+    secrets: Secrets = Secrets()
+    identity: Identity = Identity()
     max_reject_fraction: float = Field(default=0.5, ge=0, le=1)
     """The step fails when a larger fraction of what it read is rejected."""
     num_workers: int = Field(default=0, ge=0)

@@ -69,7 +69,8 @@ class _Unit:
     main: str
     names: list[str]
     """Sorted, `main` among them."""
-    is_directory: bool = False
+    folder: str = ""
+    """The directory that is the unit; "" if a file is."""
 
 
 @dataclass(slots=True)
@@ -110,16 +111,19 @@ class _Scan:
             self.units[name] = _Unit(found, name, sorted({name, *beside}))
 
     def _add_directory(self, scaffold: str, main: str) -> None:
-        folder = PurePosixPath(main).parent
+        levels = SCAFFOLDS[scaffold].levels_up
+        parents = PurePosixPath(main).parents
+        folder = parents[min(levels, len(parents) - 1)]
         patterns = SCAFFOLDS[scaffold].in_directory
+        depth = len(PurePosixPath(main).parts)
         names = [
             name
             for name in self._below(folder)
             if any(fnmatchcase(PurePosixPath(name).name, pattern) for pattern in patterns)
-            and PurePosixPath(name).parent == folder
+            and len(PurePosixPath(name).parts) == depth
         ]
         self.taken.update(names)
-        self.units[main] = _Unit(scaffold, main, names, is_directory=True)
+        self.units[main] = _Unit(scaffold, main, names, folder.as_posix())
 
     def finish(self) -> Inventory:
         """Files that belong to another unit are no trials of their own."""
@@ -151,9 +155,9 @@ class _Scan:
 
 
 def _trial(directory: Path, unit: _Unit, known: dict[str, Trial]) -> Trial:
-    folder = PurePosixPath(unit.main).parent.as_posix()
+    folder = unit.folder or PurePosixPath(unit.main).parent.as_posix()
     folder = "" if folder == "." else folder
-    identity = (folder or directory.name) if unit.is_directory else _trial_id(unit.main)
+    identity = (folder or directory.name) if unit.folder else _trial_id(unit.main)
     prefix = f"{folder}/" if folder else ""
     return Trial(
         name=unit.main if identity in known else identity,

@@ -1,7 +1,8 @@
 """The numbers beside a data file: `<data>.stats.json`.
 
     {"count", "n_turns": {"max", "min", "mean", "gte_100"}, "tool_call_errors": {..., "by_scaffold":
-     {...}}, "trials": {"read", "kept", "rejected"}, "rejected": {reason: n}, "log": {what: n}}
+     {...}}, "trials": {"read", "kept", "rejected"}, "rejected": {reason: n}, "log": {what: n},
+     "secrets": {file: {type: n}}}
 
 `n_turns` and `tool_call_errors` are those of the reference format; means are cut to integers and
 rates rounded to 6 digits as there. A tool error is a result that the client flagged as one.
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.conversion.trial import ConversationStats, ConvertedTrial
+from pipeline.quality.secrets import SecretPolicy
 from pipeline.rejects import Reject
 
 _MANY_TURNS = 100
@@ -31,6 +33,8 @@ class Tally:
     rejects: list[Reject] = field(default_factory=list)
     conversations: list[ConversationStats] = field(default_factory=list)
     log_counts: Counter[str] = field(default_factory=Counter)
+    secrets: dict[str, Counter[str]] = field(default_factory=dict)
+    """Secrets by file and type."""
     hashes: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the raw files that were read whole, by name relative to the source."""
 
@@ -46,6 +50,8 @@ class Tally:
         self.rejects += converted.rejects
         self.conversations += converted.stats
         self.log_counts.update(converted.counts)
+        if converted.secrets:
+            self.secrets.setdefault(converted.source_file, Counter()).update(converted.secrets)
         self.hashes.update(converted.hashes)
         if converted.im_lines:
             self.num_kept += 1
@@ -86,6 +92,21 @@ class Tally:
         """What was read, kept and rejected, for people."""
         return summary_line(self.counts(), self.top_reasons())
 
+    def secret_notes(self, policy: SecretPolicy) -> list[str]:
+        """What was done about secrets, for people; empty if there were none."""
+        types = sum(self.secrets.values(), Counter())
+        if not types:
+            return []
+        done = {
+            "redact": "replaced by placeholders",
+            "reject": "found, and the trajectories that hold them rejected",
+            "keep": "found and kept; conversion.secrets.policy redact replaces them",
+        }
+        named = ", ".join(f"{count:,} {kind}" for kind, count in sorted(types.items()))
+        return [
+            f"{types.total():,} secrets in {len(self.secrets):,} files {done[policy]} ({named})"
+        ]
+
     def record(self) -> dict[str, Any]:
         """The content of stats.json."""
         turns = [item.num_turns for item in self.conversations]
@@ -113,6 +134,7 @@ class Tally:
             },
             "rejected": dict(sorted(Counter(r.reason.value for r in self.rejects).items())),
             "log": dict(sorted(self.log_counts.items())),
+            "secrets": {name: dict(sorted(n.items())) for name, n in sorted(self.secrets.items())},
         }
 
 

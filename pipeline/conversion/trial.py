@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pipeline.conversion.raw_files import DiskFiles, read_head
 from pipeline.conversion.trials import Trial
 from pipeline.jsonl import encode_json
+from pipeline.quality.cleaning import Cleaner, Cleaning
 from pipeline.quality.rule_score_outcome import score_fields
 from pipeline.rejects import Defect, Reject, RejectReason
 from pipeline.scaffolds import SCAFFOLDS, detect
@@ -40,6 +41,7 @@ class Scoring:
 
 
 WRITE_ALL = Scoring()
+CLEAN = Cleaning()
 
 
 @dataclass(slots=True)
@@ -55,6 +57,8 @@ class ConvertedTrial:
     rejects: list[Reject] = field(default_factory=list)
     stats: list[ConversationStats] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    secrets: Counter[str] = field(default_factory=Counter)
+    """Secrets found in its conversations, by type."""
     source_file: str = ""
     """The main file, relative to the source."""
     source_sha256: str = ""
@@ -62,13 +66,15 @@ class ConvertedTrial:
     """SHA-256 of every raw file that was read whole, by its name relative to the source."""
 
 
-def convert_trial(trial: Trial, scaffold_name: str, scoring: Scoring) -> ConvertedTrial:
+def convert_trial(
+    trial: Trial, scaffold_name: str, scoring: Scoring, cleaning: Cleaning = CLEAN
+) -> ConvertedTrial:
     """Read one trial's trajectory. A bad one is rejected, with reasons; only bugs raise.
 
     `scaffold_name`: a key of SCAFFOLDS, or "auto". No conversation means at least one reject.
     """
     try:
-        return _convert(trial, scaffold_name, scoring)
+        return _convert(trial, scaffold_name, scoring, cleaning)
     except OSError as error:
         message = f"{error.filename or trial.raw_dir}: {error.strerror}"
         reject = Reject(trial.name, RejectReason.UNREADABLE_FILE, message)
@@ -78,7 +84,9 @@ def convert_trial(trial: Trial, scaffold_name: str, scoring: Scoring) -> Convert
         raise
 
 
-def _convert(trial: Trial, scaffold_name: str, scoring: Scoring) -> ConvertedTrial:
+def _convert(
+    trial: Trial, scaffold_name: str, scoring: Scoring, cleaning: Cleaning
+) -> ConvertedTrial:
     converted = ConvertedTrial(trial.name, trial.scaffold or scaffold_name)
     if converted.scaffold == AUTO:
         found = detect(
@@ -103,17 +111,19 @@ def _convert(trial: Trial, scaffold_name: str, scoring: Scoring) -> ConvertedTri
     parsed = scaffold.parse(files)
     converted.source_sha256 = files.main_hash()
     converted.hashes = {trial.source_file(name): sha for name, sha in files.hashes.items()}
-    _fill(converted, trial, parsed, scoring)
+    _fill(converted, trial, parsed, scoring, Cleaner(cleaning))
     return converted
 
 
-def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed, scoring: Scoring) -> None:
+def _fill(
+    converted: ConvertedTrial, trial: Trial, parsed: Parsed, scoring: Scoring, cleaner: Cleaner
+) -> None:
     converted.counts = parsed.counts
     converted.rejects = [
         Reject(
             trial=trial.name,
             reason=reject.reason,
-            message=reject.message,
+            message=cleaner.clean_message(reject.message),
             source_file=converted.source_file,
             chain=reject.chain_id,
             line=reject.line,
@@ -121,8 +131,8 @@ def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed, scoring: Scor
         for reject in parsed.rejects
     ]
     for conversation in parsed.conversations:
-        trajectory = _trajectory(conversation, trial, converted)
-        encoded = _encode(trajectory, scoring)
+        trajectory = cleaner.clean(_trajectory(conversation, trial, converted))
+        encoded = trajectory if isinstance(trajectory, Defect) else _encode(trajectory, scoring)
         if isinstance(encoded, Defect):
             reject = Reject(
                 trial=trial.name,
@@ -137,6 +147,7 @@ def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed, scoring: Scor
         converted.im_lines.append(im_line)
         converted.lf_rows.append(lf_row)
         converted.stats.append(_stats(conversation, converted.scaffold))
+    converted.secrets = cleaner.secrets
 
 
 def _encode(trajectory: Trajectory, scoring: Scoring) -> tuple[bytes, bytes] | Defect:

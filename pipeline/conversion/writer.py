@@ -11,12 +11,13 @@ from pathlib import Path
 
 from pipeline.conversion.lf_file import RowWriter
 from pipeline.conversion.stats import Tally
-from pipeline.conversion.trial import Scoring, convert_trial
+from pipeline.conversion.trial import CLEAN, Scoring, convert_trial
 from pipeline.conversion.trials import Selection
 from pipeline.conversion.workers import map_in_order
 from pipeline.files import atomic_open, write_bytes
 from pipeline.jsonl import encode_json
 from pipeline.progress import Progress
+from pipeline.quality.cleaning import Cleaning
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def write_data(
     files: DataFiles,
     check: Callable[[Tally], None],
     progress: Progress | None = None,
+    cleaning: Cleaning = CLEAN,
 ) -> Tally:
     """Convert the selected trials in order. Memory is bounded by the largest, a few per worker.
 
@@ -45,7 +47,9 @@ def write_data(
     """
     tally = Tally()
     tally.add_unselected(selection.rejects)
-    work = functools.partial(convert_trial, scaffold_name=scaffold, scoring=scoring)
+    work = functools.partial(
+        convert_trial, scaffold_name=scaffold, scoring=scoring, cleaning=cleaning
+    )
     with contextlib.ExitStack() as stack:
         im = stack.enter_context(atomic_open(files.im))
         lf = stack.enter_context(atomic_open(files.lf))

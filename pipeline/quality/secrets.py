@@ -15,13 +15,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.errors import DataError
-from pipeline.jsonl import encode_json
+from pipeline.quality.rewrite import rewrite
 from pipeline.quality.secrets_scan import Secret, find_secrets
-from pipeline.trajectory import Message, ToolCall, Trajectory
+from pipeline.trajectory import Trajectory
 
 SecretPolicy = Literal["redact", "reject", "keep"]
 
@@ -42,6 +42,11 @@ class SecretOptions:
     """SHA-256 (hex) of secrets that are none."""
     key: bytes = field(default=_PUBLIC_KEY, repr=False)
     """Key of the hash in placeholders."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides what is written, without the key."""
+        key = hmac.new(self.key, b"fingerprint", hashlib.sha256).hexdigest()[:_TAG_DIGITS]
+        return {"policy": self.policy, "allow": sorted(self.allow), "key": key}
 
 
 def parse_allow_list(text: str, file_name: str) -> frozenset[str]:
@@ -82,7 +87,7 @@ class SecretScrubber:
         types = Counter(secret.kind for secret in secrets.values())
         if not secrets or self._options.policy != "redact":
             return trajectory, types
-        return self._redaction(secrets.values()).trajectory(trajectory), types
+        return rewrite(trajectory, self._redaction(secrets.values()).text), types
 
     def scrub_text(self, text: str) -> str:
         """Text of our own that may quote a trajectory, such as a reject's message."""
@@ -130,7 +135,7 @@ def _data(trajectory: Trajectory) -> list[Any]:
 
 
 class _Redaction:
-    """Puts placeholders in place of the secrets of a trajectory."""
+    """Puts placeholders in place of secrets."""
 
     def __init__(
         self,
@@ -145,16 +150,6 @@ class _Redaction:
         longest_first = map(re.escape, sorted(repeated, key=len, reverse=True))
         self._repetition = re.compile("|".join(longest_first)) if repeated else None
 
-    def trajectory(self, trajectory: Trajectory) -> Trajectory:
-        source = trajectory.provenance
-        return Trajectory(
-            [self._message(message) for message in trajectory.messages],
-            self._value(trajectory.tools),
-            replace(
-                source, gen_params=self._value(source.gen_params), usage=self._value(source.usage)
-            ),
-        )
-
     def text(self, text: str) -> str:
         pieces, done = [], 0
         for secret in self._find(text):
@@ -164,36 +159,6 @@ class _Redaction:
         if self._repetition:
             text = self._repetition.sub(lambda match: self._repeated[match[0]], text)
         return text
-
-    def _message(self, message: Message) -> Message:
-        return replace(
-            message,
-            content=self.text(message.content),
-            reasoning_content=self.text(message.reasoning_content),
-            tool_calls=[
-                replace(call, arguments=self._arguments(call)) for call in message.tool_calls
-            ],
-        )
-
-    def _arguments(self, call: ToolCall) -> str:
-        redacted = self.text(call.arguments)
-        if redacted == call.arguments:
-            return redacted
-        try:
-            replace(call, arguments=redacted).parsed_arguments()
-        except ValueError:
-            # A secret that is no string, such as a bare number, or whose end cut an escape.
-            return encode_json(self._value(call.parsed_arguments())).decode()
-        return redacted
-
-    def _value(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, dict):
-            return {key: self._value(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self._value(item) for item in value]
-        return value
 
 
 def _may_be_repeated(value: str) -> bool:

@@ -13,7 +13,7 @@ import base64
 import itertools
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.quality.secrets_entropy import is_dummy, is_mixed
@@ -70,11 +70,15 @@ _KEY_BLOCK = re.compile(
     re.DOTALL,
 )
 _KEY_BODY = re.compile(r"[A-Za-z0-9+/=]{16,}")
+_PLACEHOLDER = re.compile(r"<SECRET:\w{1,40}:[0-9a-f]{8}>")
+_MASK = "<"  # no part of a secret
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}\Z")
 
 
 def find_secrets(text: str) -> list[Secret]:
     """The credentials in `text`, in order of position, none overlapping."""
+    if "<SECRET:" in text:
+        text = _PLACEHOLDER.sub(lambda match: _MASK * len(match[0]), text)
     return _find(text, _MAX_DEPTH)
 
 
@@ -83,20 +87,35 @@ def _find(text: str, depth: int) -> list[Secret]:
         return []
     view = decode_escapes(text)
     joined = _Joined(view)
-    found = [*_by_form(joined, depth)]
+    found = _disjoint(_by_form(joined, depth))
+    if found:
+        # A form of its own says more than the place, and ends a value that may be on its way there.
+        view = decode_escapes(_masked(text, found))
+        joined = _Joined(view)
+    in_urls = find_in_urls(joined.text)
+    found += [Secret(item.kind, item.value, *joined.span(item.start, item.end)) for item in in_urls]
+    after_keys = find_keyed(view.text)
     found += [
-        Secret(keyed.kind, keyed.value, *joined.span(keyed.start, keyed.end))
-        for keyed in find_in_urls(joined.text)
+        Secret(item.kind, item.value, *view.span(item.start, item.end)) for item in after_keys
     ]
-    found += [
-        Secret(keyed.kind, keyed.value, *view.span(keyed.start, keyed.end))
-        for keyed in find_keyed(view.text)
-    ]
+    return sorted(_disjoint(found), key=lambda secret: secret.start)
+
+
+def _disjoint(secrets: Iterable[Secret]) -> list[Secret]:
+    """Of those that overlap, the first."""
     accepted: list[Secret] = []
-    for secret in found:  # what has a form of its own comes first and stands
+    for secret in secrets:
         if all(secret.end <= other.start or secret.start >= other.end for other in accepted):
             accepted.append(secret)
-    return sorted(accepted, key=lambda secret: secret.start)
+    return accepted
+
+
+def _masked(text: str, secrets: list[Secret]) -> str:
+    pieces, done = [], 0
+    for secret in sorted(secrets, key=lambda secret: secret.start):
+        pieces += [text[done : secret.start], _MASK * (secret.end - secret.start)]
+        done = secret.end
+    return "".join([*pieces, text[done:]])
 
 
 class _Joined:

@@ -1,9 +1,10 @@
 """STEP 0 and 1 as config.yaml asks for them: obtain the examples, register them."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Conversion
 from pipeline.config.secrets import resolve_secret
 from pipeline.config.shipped import resolve_shipped
 from pipeline.conversion.lf_file import sample_rows, validate_lf
@@ -14,6 +15,9 @@ from pipeline.hub import fetch_dataset
 from pipeline.launch.signals import StopRequests
 from pipeline.paths import RunPaths, from_root
 from pipeline.progress import show_progress
+from pipeline.quality.cleaning import Cleaning
+from pipeline.quality.identity import IdentityOptions
+from pipeline.quality.secrets import SecretOptions, parse_allow_list
 from pipeline.sharegpt import LfFormat
 from pipeline.step0_convert import ConvertOptions, convert, stale_reason
 from pipeline.step1_register import register as register_dataset
@@ -35,7 +39,28 @@ def convert_options(config: Config) -> ConvertOptions:
         num_workers=conversion.num_workers,
         lf_format=conversion.lf_format,
         scoring=Scoring(conversion.scores, conversion.min_score),
+        cleaning=_cleaning(conversion),
     )
+
+
+def _cleaning(conversion: Conversion) -> Cleaning:
+    given = conversion.secrets
+    allowed: frozenset[str] = frozenset()
+    if given.allow_file:
+        file = from_root(given.allow_file)
+        try:
+            allowed = parse_allow_list(file.read_text("utf-8"), str(file))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            raise DataError(
+                f"{file}: cannot be read ({reason}); set conversion.secrets.allow_file to a list "
+                'of hashes, or to "" for none'
+            ) from None
+    key = resolve_secret(given.hash_key, "conversion.secrets.hash_key")
+    options = SecretOptions(given.policy, allowed)
+    if key:
+        options = replace(options, key=key.encode())
+    return Cleaning(options, IdentityOptions(**conversion.identity.model_dump()))
 
 
 def raw_source(config: Config) -> Source | None:

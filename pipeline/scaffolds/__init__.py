@@ -57,7 +57,10 @@ class Scaffold:
     """In a plain directory: whether one file makes a unit, or all files of one directory that are
     named as in `in_directory` do."""
     in_directory: tuple[str, ...] = ("*.json", "*.jsonl")
-    """Patterns of the files of a directory unit, relative to that directory."""
+    """Patterns of the file names of a directory unit."""
+    levels_up: int = 0
+    """How many directories above that of a recognised file such a unit begins; all its files lie
+    as deep as that one."""
     agent_name: str = ""
     """Part of the agent's name in trial configs, letters and digits only. "": not known by name."""
 
@@ -133,6 +136,14 @@ SCAFFOLDS: dict[str, Scaffold] = {
     ),
     "adp": Scaffold(adp.parse, adp.recognises, ("std.jsonl", "*.std.jsonl")),
     "atif": Scaffold(atif.parse, atif.recognises, ("trajectory.json",), beside=atif_file.BESIDE),
+    "opencode-storage": Scaffold(
+        opencode_export.parse,
+        opencode_export.recognises_storage,
+        ("*storage/message/*.json", "*storage/part/*.json", "*storage/session/*.json"),
+        unit="directory",
+        in_directory=("*.json",),
+        levels_up=2,
+    ),
 }
 
 

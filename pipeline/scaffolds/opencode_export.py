@@ -85,15 +85,18 @@ def _conversation(chain_id: str, window: list[_Entry], counts: Counter[str]) -> 
 
 
 def recognises(head: bytes, name: str) -> bool:
+    """Whether it is an export of a session, or of a table of the database."""
     first = next(iter(first_objects(head)), {})
-    data = object_of(first.get("data")) or first
     message = object_of(next(iter(list_of(first.get("messages"))), {}))
-    if "parts" in message and "info" in message:
-        return True
-    is_message = "sessionID" in data and data.get("role") in ("user", "assistant")
-    is_part = "messageID" in data and "type" in data and "sessionID" in data
-    is_row = "session_id" in first and "data" in first
-    return is_message or is_part or is_row
+    is_export = "info" in message and "parts" in message
+    return is_export or ("session_id" in first and "data" in first)
+
+
+def recognises_storage(head: bytes, name: str) -> bool:
+    """Whether it is a message or a part of one, from the storage directory."""
+    first = next(iter(first_objects(head)), {})
+    is_message = first.get("role") in ("user", "assistant") and "messageID" not in first
+    return "sessionID" in first and (is_message or {"messageID", "type"} <= first.keys())
 
 
 def _read(files: RawFiles, parsed: Parsed) -> dict[str, _Session]:
