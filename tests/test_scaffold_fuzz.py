@@ -26,8 +26,9 @@ def lines_of(scaffold):
     (trial, *_) = source_at(DATA / scaffold / "raw").inventory("auto").trials
     path = trial.raw_dir / (trial.main or SCAFFOLDS[scaffold].main_file(trial.raw_names))
     text = path.read_text()
-    lines = text.splitlines() if path.suffix == ".jsonl" else [text]
-    return [line for line in lines if line.endswith(("}", "}\n"))]
+    if path.suffix != ".jsonl":
+        return [text]
+    return [line for line in text.splitlines() if line.endswith("}")]
 
 
 def mutate(value, draw):

@@ -20,14 +20,17 @@ from pipeline.scaffolds import (
     claude_code,
     claude_session,
     codex,
+    gemini_cli,
     litellm,
     mini_swe_agent,
     open_code,
+    openai_messages,
     opencode_export,
     openhands_events,
     openhands_llm_logs,
     openhands_output,
     openhands_sdk,
+    sharegpt_file,
     swe_agent,
     terminus2,
 )
@@ -102,6 +105,12 @@ SCAFFOLDS: dict[str, Scaffold] = {
         agent_name="claudecode",
     ),
     "codex": Scaffold(codex.parse, codex.recognises, ("*rollout-*.jsonl",), agent_name="codex"),
+    "gemini-cli": Scaffold(
+        gemini_cli.parse,
+        gemini_cli.recognises,
+        ("gemini-cli.trajectory.json*", "*session-*.json", "*session-*.jsonl"),
+        agent_name="gemini",
+    ),
     "openhands-llm-logs": Scaffold(
         openhands_llm_logs.parse,
         openhands_llm_logs.recognises,
@@ -126,6 +135,14 @@ SCAFFOLDS: dict[str, Scaffold] = {
         ("opencode.json", "opencode-session.json"),
         beside=("parts.json", "sessions.json"),
     ),
+    "opencode-storage": Scaffold(
+        opencode_export.parse,
+        opencode_export.recognises_storage,
+        ("*storage/message/*.json", "*storage/part/*.json", "*storage/session/*.json"),
+        unit="directory",
+        in_directory=("*.json",),
+        levels_up=2,
+    ),
     "swe-agent": Scaffold(
         swe_agent.parse, swe_agent.recognises, ("*.traj", "swe-agent.trajectory.json")
     ),
@@ -136,13 +153,11 @@ SCAFFOLDS: dict[str, Scaffold] = {
     ),
     "adp": Scaffold(adp.parse, adp.recognises, ("std.jsonl", "*.std.jsonl")),
     "atif": Scaffold(atif.parse, atif.recognises, ("trajectory.json",), beside=atif_file.BESIDE),
-    "opencode-storage": Scaffold(
-        opencode_export.parse,
-        opencode_export.recognises_storage,
-        ("*storage/message/*.json", "*storage/part/*.json", "*storage/session/*.json"),
-        unit="directory",
-        in_directory=("*.json",),
-        levels_up=2,
+    "openai-messages": Scaffold(
+        openai_messages.parse, openai_messages.recognises, ("messages.jsonl", "messages.json")
+    ),
+    "sharegpt": Scaffold(
+        sharegpt_file.parse, sharegpt_file.recognises, ("sharegpt.jsonl", "sharegpt.json")
     ),
 }
 

@@ -1,9 +1,10 @@
 """The beginning of a raw file -> the JSON that stands there, to tell which agent wrote it.
 
-A file is recognised by its head, which may end in the middle of a string. What is complete up to
-there is read as if all open brackets closed.
+A file is recognised by its head, which may end in the middle of a string. What stands there is
+read as if the string and all open brackets closed.
 """
 
+import contextlib
 import functools
 import json
 import re
@@ -51,11 +52,13 @@ def _document_at(text: str, start: int) -> tuple[Any, int]:
     open_brackets: list[str] = []
     # Up to here the text becomes JSON by closing these brackets.
     complete, closing = start, ""
+    cut = ""
     after = len(text)
     for token in _TOKEN.finditer(text, start):
         mark = token[0][0]
         if mark == '"':
             if not token[1]:
+                cut = text[start : token.end()] + '"'
                 after = _next_line(text, token.start())
                 break
             continue
@@ -70,11 +73,10 @@ def _document_at(text: str, start: int) -> tuple[Any, int]:
         closing = "".join(reversed(open_brackets))
         if not open_brackets:
             break
-    try:
-        document = json.loads(text[start:complete] + closing)
-    except (ValueError, RecursionError):
-        return None, _next_line(text, start)
-    return document, after if closing else complete
+    for readable in (cut, text[start:complete]):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(readable + closing), after if closing else complete
+    return None, _next_line(text, start)
 
 
 def _next_line(text: str, position: int) -> int:

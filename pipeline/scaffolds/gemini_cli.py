@@ -1,0 +1,158 @@
+"""Gemini CLI sessions (~/.gemini/tmp/<project>/chats/session-*.json, later .jsonl).
+
+    {"sessionId", "projectHash", "startTime", "messages": [{"type": "user|gemini|info|error|...",
+     "content": str | [part, ...], "toolCalls"?: [{"id", "name", "args", "result": [{
+     "functionResponse": {"response": {"output" | "error"}}}], "status"}], "thoughts"?, "model"?}]}
+
+As JSON lines: the same object without messages, then one message per line; one that was changed
+stands there again under its id. A gemini message is one step of the agent together with the
+results of its calls. Thoughts are summaries made for people, not the model's reasoning: they are
+not kept. Neither the system prompt nor the tools are in the file.
+"""
+
+from collections import Counter
+from typing import Any
+
+from pipeline.jsonl import NotJsonError, parse_json
+from pipeline.rejects import Defect, RejectReason
+from pipeline.scaffolds.assembly import (
+    UnusableError,
+    call_of,
+    close,
+    date_of,
+    list_of,
+    numbered_records,
+    object_of,
+    refuse,
+    string_of,
+)
+from pipeline.scaffolds.dangling import cut_dangling
+from pipeline.scaffolds.normalize import IMAGE_PLACEHOLDER, PART_SEPARATOR
+from pipeline.scaffolds.parsed import Conversation, Parsed, RawFiles
+from pipeline.scaffolds.peek import first_objects
+from pipeline.trajectory import Message
+
+_FAILED = ("error", "cancelled")
+
+
+def recognises(head: bytes, name: str) -> bool:
+    return any(_is_session(record) for record in first_objects(head))
+
+
+def _is_session(record: dict[str, Any]) -> bool:
+    if "sessionId" in record and "projectHash" in record:
+        return True
+    return record.get("type") == "gemini" and "content" in record
+
+
+def parse(files: RawFiles) -> Parsed:
+    """A session -> one conversation."""
+    parsed = Parsed()
+    records = _messages(files, parsed)
+    if records is None:
+        return parsed
+    try:
+        messages = [turn for record in records for turn in _turns(record, parsed.counts)]
+    except UnusableError as error:
+        refuse(parsed, error.defect, "main")
+        return parsed
+    kept = [message for _, message in cut_dangling(messages, parsed.counts)]
+    last = next((r for r in reversed(records) if r.get("type") == "gemini"), {})
+    conversation = Conversation(
+        chain_id="main",
+        messages=kept,
+        tools=[],
+        model=string_of(last.get("model")),
+        generated_on=date_of(last.get("timestamp")),
+        usage=object_of(last.get("tokens")),
+    )
+    close(parsed, conversation)
+    parsed.counts["without_system_prompt_and_tools"] += len(parsed.conversations)
+    return parsed
+
+
+def _messages(files: RawFiles, parsed: Parsed) -> list[dict[str, Any]] | None:
+    """The messages of either form; None if the file is no session, which is reported."""
+    try:
+        document = parse_json(files.read(files.main))[0]
+    except NotJsonError as error:
+        if not files.main.endswith(".jsonl"):
+            message = f"not JSON, probably half-written: {error}"
+            refuse(parsed, Defect(RejectReason.BAD_JSON, message))
+            return None
+        return _latest(record for _, record in numbered_records(files, parsed))
+    messages = object_of(document).get("messages", [document])
+    if not isinstance(messages, list):
+        message = f"messages: not a list (got {type(messages).__name__})"
+        refuse(parsed, Defect(RejectReason.BAD_RECORD, message))
+        return None
+    return _latest(map(object_of, messages))
+
+
+def _latest(records: Any) -> list[dict[str, Any]]:
+    """One message for each id, the last one written, where the first one stood."""
+    by_id: dict[Any, dict[str, Any]] = {}
+    for number, record in enumerate(records):
+        by_id[string_of(record.get("id")) or number] = record
+    return list(by_id.values())
+
+
+def _turns(record: dict[str, Any], counts: Counter[str]) -> list[Message]:
+    kind = string_of(record.get("type"))
+    if kind == "user":
+        text = _text(record.get("content"), counts)
+        return [Message("user", text)] if text.strip() else []
+    if kind != "gemini":
+        counts[f"skipped_{kind or 'untyped'}"] += 1
+        return []
+    counts["thought_summaries"] += len(list_of(record.get("thoughts")))
+    raw_calls = [object_of(call) for call in list_of(record.get("toolCalls"))]
+    calls = [call_of(raw.get("id"), raw.get("name"), raw.get("args")) for raw in raw_calls]
+    turn = Message("assistant", _text(record.get("content"), counts), tool_calls=calls)
+    if not calls and not turn.content.strip():
+        counts["empty_turns"] += 1
+        return []
+    results = [
+        Message(
+            "tool",
+            _response(raw["result"], counts),
+            tool_call_id=call.id,
+            is_error=raw.get("status") in _FAILED,
+        )
+        for raw, call in zip(raw_calls, calls, strict=True)
+        if raw.get("result")
+    ]
+    return [turn, *results]
+
+
+def _response(result: Any, counts: Counter[str]) -> str:
+    texts: list[str] = []
+    for part in result if isinstance(result, list) else [result]:
+        response = object_of(object_of(part).get("functionResponse")).get("response")
+        if isinstance(response, dict):
+            value = response.get("output", response.get("error"))
+            if not isinstance(value, str):
+                what = f"functionResponse.response: no text (its keys are {', '.join(response)})"
+                raise UnusableError(RejectReason.UNSUPPORTED_CONTENT, what)
+            texts.append(value)
+        else:
+            texts.append(_text(part, counts))
+    return PART_SEPARATOR.join(texts)
+
+
+def _text(content: Any, counts: Counter[str]) -> str:
+    """A string, a part, or a list of them; media are a counted placeholder."""
+    texts: list[str] = []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict) and ("inlineData" in part or "fileData" in part):
+            counts["images"] += 1
+            texts.append(IMAGE_PLACEHOLDER)
+        elif isinstance(part, dict) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(part, str):
+            texts.append(part)
+        elif part is not None:
+            keys = ", ".join(part) if isinstance(part, dict) else type(part).__name__
+            what = f"content: cannot represent a part with {keys}"
+            raise UnusableError(RejectReason.UNSUPPORTED_CONTENT, what)
+    return PART_SEPARATOR.join(texts)

@@ -1,0 +1,117 @@
+"""Conversations in the form of the OpenAI chat API: {"messages": [...], "tools"?: [...]}.
+
+JSON lines with one conversation each, one JSON array of them, or one JSON object. Anthropic's
+blocks inside messages are read as well. An assistant turn with a `weight` keeps it.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from pipeline.jsonl import NotJsonError, parse_json
+from pipeline.rejects import Defect, RejectReason
+from pipeline.scaffolds.assembly import (
+    UnusableError,
+    close,
+    list_of,
+    number_of,
+    numbered_records,
+    object_of,
+    read_json,
+    refuse,
+    string_of,
+)
+from pipeline.scaffolds.normalize import normalize_message
+from pipeline.scaffolds.parsed import Conversation, Parsed, RawFiles
+from pipeline.scaffolds.peek import first_objects
+from pipeline.scaffolds.proxy_record import tool_schema
+from pipeline.trajectory import Message
+
+_ID_KEYS = ("instance_id", "id", "task_id")
+
+
+def recognises(head: bytes, name: str) -> bool:
+    rows = first_objects(head)
+    return bool(rows) and _is_conversation(rows[0])
+
+
+def _is_conversation(row: dict[str, Any]) -> bool:
+    first = object_of(next(iter(list_of(row.get("messages"))), None))
+    return isinstance(first.get("role"), str)
+
+
+def parse(files: RawFiles) -> Parsed:
+    """A file of conversations -> one chain for each, named after its row: row-1, row-2 ..."""
+    parsed = Parsed()
+    for number, row in rows_of(files, parsed):
+        try:
+            close(parsed, _conversation(row, f"row-{number}", parsed.counts))
+        except UnusableError as error:
+            refuse(parsed, error.defect, f"row-{number}", number)
+    return parsed
+
+
+def rows_of(files: RawFiles, parsed: Parsed) -> list[tuple[int, dict[str, Any]]]:
+    """The conversations of a file with their numbers from 1; an empty file is reported."""
+    if not files.main.endswith(".jsonl"):
+        try:
+            document = parse_json(files.read(files.main))[0]
+            rows = document if isinstance(document, list) else [document]
+            return _checked(list(enumerate(map(object_of, rows), 1)), parsed)
+        except NotJsonError:
+            pass  # JSON lines under another name, or damaged: then each line says so
+    return _checked(list(numbered_records(files, parsed)), parsed)
+
+
+def _checked(
+    rows: list[tuple[int, dict[str, Any]]], parsed: Parsed
+) -> list[tuple[int, dict[str, Any]]]:
+    if not rows and not parsed.rejects:
+        refuse(parsed, Defect(RejectReason.NO_CALLS, "the file holds no conversation"))
+    return rows
+
+
+def _conversation(row: dict[str, Any], chain_id: str, counts: Counter[str]) -> Conversation:
+    raw = row.get("messages")
+    if not isinstance(raw, list):
+        what = f"messages: not a list (got {type(raw).__name__})"
+        raise UnusableError(RejectReason.BAD_RECORD, what)
+    messages: list[Message] = []
+    for index, value in enumerate(raw):
+        if "tool_uses" in object_of(value):  # calls in a form of another exporter
+            what = f"messages[{index}].tool_uses: not a key of the chat API"
+            raise UnusableError(RejectReason.UNSUPPORTED_CONTENT, what)
+        for turn in normalize_message(value, counts):
+            if turn.defect:
+                where = f"messages[{index}]: {turn.defect.message}"
+                raise UnusableError(turn.defect.reason, where)
+            weight = number_of(object_of(value).get("weight"))
+            is_weighted = turn.message.role == "assistant" and weight is not None and weight >= 0
+            messages.append(replace(turn.message, weight=weight) if is_weighted else turn.message)
+    return Conversation(
+        chain_id=chain_id,
+        messages=_merge_system(messages),
+        tools=read_tools(row.get("tools")),
+        model=string_of(row.get("model")),
+        instance_id=next((str(row[key]) for key in _ID_KEYS if row.get(key)), ""),
+    )
+
+
+def _merge_system(messages: list[Message]) -> list[Message]:
+    """Several system messages at the start are one; an empty one is none."""
+    count = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
+    text = "\n\n".join(message.content for message in messages[:count] if message.content)
+    return [Message("system", text), *messages[count:]] if text else messages[count:]
+
+
+def read_tools(value: Any) -> list[dict[str, Any]]:
+    """Tools as a list, or as the JSON text of one. Raises: UnusableError: neither."""
+    tools = value
+    if isinstance(value, str) and value:
+        tools = read_json(value.encode("utf-8", "surrogatepass"), "tools")
+    if not tools:
+        return []
+    if not isinstance(tools, list):
+        what = f"tools: not a list (got {type(tools).__name__})"
+        raise UnusableError(RejectReason.BAD_TOOLS, what)
+    return [tool_schema(tool) for tool in tools]

@@ -1,0 +1,120 @@
+"""Gemini CLI sessions: a message is a step of the agent with the results of its calls.
+
+Run: pytest tests/test_scaffold_gemini_cli.py
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.scaffolds import SCAFFOLDS, recognise
+from pipeline.scaffolds.parsed import MemoryFiles
+from pipeline.scaffolds.peek import HEAD_BYTES
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "gemini_cli"
+HEAD = {"sessionId": "s", "projectHash": "h"}
+TASK = {"type": "user", "content": "task"}
+
+
+def gemini(content="", *calls, **extra):
+    return {"type": "gemini", "content": content, "toolCalls": list(calls)} | extra
+
+
+def call(identity, response, status="success"):
+    result = [{"functionResponse": {"response": response}}]
+    return {"id": identity, "name": "run", "args": {}, "result": result, "status": status}
+
+
+def parse(*messages):
+    data = json.dumps(HEAD | {"messages": list(messages)}).encode()
+    return SCAFFOLDS["gemini-cli"].parse(MemoryFiles({"session-1.json": data}))
+
+
+def turns(parsed):
+    (conversation,) = parsed.conversations
+    return [
+        (m.role, m.content or [call.id for call in m.tool_calls]) for m in conversation.messages
+    ]
+
+
+def reasons(parsed):
+    return [reject.reason.value for reject in parsed.rejects]
+
+
+def test_steps_follow_each_other_with_their_results_between():
+    step = gemini("", call("a", {"output": "[1]"}), call("b", {"error": "no"}, "error"))
+    parsed = parse(TASK, step, {"type": "info", "content": "x"}, gemini([{"text": "done"}]))
+    assert turns(parsed) == [
+        ("user", "task"),
+        ("assistant", ["a", "b"]),
+        ("tool", "[1]"),
+        ("tool", "no"),
+        ("assistant", "done"),
+    ]
+    assert [m.is_error for m in parsed.conversations[0].messages[2:4]] == [False, True]
+    assert parsed.counts["skipped_info"] == 1
+
+
+def test_thought_summaries_are_not_taken_for_reasoning():
+    parsed = parse(TASK, gemini("x", thoughts=[{"subject": "Plan", "description": "it"}]))
+    assert parsed.conversations[0].messages[1].reasoning_content == ""
+    assert parsed.counts["thought_summaries"] == 1
+
+
+def test_call_without_result_is_cut():
+    open_call = {"id": "b", "name": "run", "args": {}, "status": "cancelled"}
+    parsed = parse(TASK, gemini("x"), TASK, gemini("", open_call))
+    assert turns(parsed) == [("user", "task"), ("assistant", "x")]
+    assert parsed.counts["dangling_calls"] == 1
+
+
+def test_json_lines_hold_the_latest_form_of_a_message():
+    first, last = gemini("half", id="2"), gemini("whole", id="2")
+    lines = [HEAD, TASK | {"id": "1"}, first, TASK | {"id": "3"}, last]
+    data = "\n".join(map(json.dumps, lines)).encode()
+    parsed = SCAFFOLDS["gemini-cli"].parse(MemoryFiles({"session-1.jsonl": data}))
+    assert turns(parsed) == [("user", "task"), ("assistant", "whole")]
+
+
+def test_media_are_a_counted_placeholder():
+    picture = {"type": "user", "content": [{"text": "see"}, {"inlineData": {"data": "x"}}]}
+    parsed = parse(picture, gemini("x"))
+    assert turns(parsed)[0] == ("user", "see\n[image]")
+    assert parsed.counts["images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([TASK], "no_calls"),
+        ([gemini("x")], "first_turn_not_user"),
+        ([TASK, gemini("", call("a", {"rows": 1}))], "unsupported_content"),
+        ([{"type": "user", "content": [{"functionCall": {}}]}, gemini("x")], "unsupported_content"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(messages, expected):
+    assert reasons(parse(*messages)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"), [(b"{", "bad_json"), (b'{"messages": 1}', "bad_record")]
+)
+def test_damaged_file_is_refused(data, expected):
+    parsed = SCAFFOLDS["gemini-cli"].parse(MemoryFiles({"session-1.json": data}))
+    assert reasons(parsed) == [expected]
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real trajectories here")
+def test_real_sessions_convert_and_single_messages_are_refused():
+    for path in sorted(SHARED.rglob("*.json")):
+        data = path.read_bytes()
+        assert recognise(data[:HEAD_BYTES], path.name) == "gemini-cli"
+        parsed = SCAFFOLDS["gemini-cli"].parse(MemoryFiles({path.name: data}))
+        if path.parent.name == "full":
+            steps = [m for m in json.loads(data)["messages"] if m["type"] == "gemini"]
+            (conversation,) = parsed.conversations
+            assert sum(m.role == "assistant" for m in conversation.messages) == len(steps)
+        else:
+            assert reasons(parsed) == ["first_turn_not_user"]

@@ -1,0 +1,84 @@
+"""Files of chat conversations: each row is a chain, and a bad one costs only itself.
+
+Run: pytest tests/test_scaffold_openai_messages.py
+"""
+
+import json
+
+import pytest
+
+from pipeline.scaffolds import SCAFFOLDS, recognise
+from pipeline.scaffolds.parsed import MemoryFiles
+
+USER = {"role": "user", "content": "task"}
+SAY = {"role": "assistant", "content": "done"}
+TOOL = {"type": "function", "function": {"name": "run", "parameters": {}}}
+
+
+def parse(data, name="chats.jsonl"):
+    data = data if isinstance(data, bytes) else data.encode()
+    return SCAFFOLDS["openai-messages"].parse(MemoryFiles({name: data}))
+
+
+def row(*messages, **extra):
+    return {"messages": list(messages)} | extra
+
+
+def reasons(parsed):
+    return [reject.reason.value for reject in parsed.rejects]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", "\n".join(json.dumps(row(USER, SAY)) for _ in range(2))),
+        ("a.json", json.dumps([row(USER, SAY)] * 2, indent=1)),
+        ("a.txt", "\n".join(json.dumps(row(USER, SAY)) for _ in range(2))),
+    ],
+)
+def test_lines_and_arrays_give_one_chain_for_each_row(name, text):
+    assert recognise(text.encode(), name) == "openai-messages"
+    assert [c.chain_id for c in parse(text, name).conversations] == ["row-1", "row-2"]
+
+
+def test_one_object_is_one_conversation():
+    text = json.dumps(row(USER, SAY), indent=1)
+    assert [c.chain_id for c in parse(text, "a.json").conversations] == ["row-1"]
+
+
+@pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL])])
+def test_tools_weights_and_ids_of_a_row_are_kept(tools):
+    chat = row(USER, SAY | {"weight": 0}, USER, SAY | {"weight": 1}, tools=tools, id="acme__lib-7")
+    (conversation,) = parse(json.dumps(chat)).conversations
+    assert conversation.tools == [TOOL]
+    assert [m.weight for m in conversation.messages if m.role == "assistant"] == [0.0, 1.0]
+    assert conversation.instance_id == "acme__lib-7"
+
+
+def test_several_system_prompts_at_the_start_are_one():
+    system = {"role": "system", "content": "a"}
+    (conversation,) = parse(json.dumps(row(system, system, USER, SAY))).conversations
+    assert conversation.messages[0].content == "a\n\na"
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("{broken", "bad_json"),
+        ('{"messages": 1}', "bad_record"),
+        ("[1]", "bad_record"),
+        (json.dumps(row(USER, SAY | {"tool_uses": [{"tool": "x"}]})), "unsupported_content"),
+        (json.dumps(row(USER, SAY, tools={"a": 1})), "bad_tools"),
+        (json.dumps(row(SAY)), "first_turn_not_user"),
+        (json.dumps(row()), "no_calls"),
+    ],
+)
+def test_a_bad_row_costs_only_itself(bad, reason):
+    good = json.dumps(row(USER, SAY))
+    parsed = parse(f"{good}\n{bad}\n{good}\n")
+    assert len(parsed.conversations) == 2
+    assert reasons(parsed) == [reason]
+
+
+def test_empty_file_is_reported():
+    assert reasons(parse("\n")) == ["no_calls"]
