@@ -1,5 +1,7 @@
 """Fixtures that more than one test file needs."""
 
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,11 @@ _JOB = Path(__file__).resolve().parent.parent / "examples" / "job"
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The builtin model, as `from_pretrained` loads it."""
     return ensure_builtin("builtin:tiny-qwen3", tmp_path_factory.mktemp("cache"), corpus=_JOB)
+
+
+@pytest.fixture
+def import_wandb_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Call it with a directory: `import wandb` then finds the module there, during this test."""
+    sys.modules.pop("wandb", None)
+    yield lambda directory: monkeypatch.syspath_prepend(str(directory))
+    sys.modules.pop("wandb", None)

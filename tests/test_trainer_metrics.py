@@ -5,6 +5,7 @@ Run: pytest tests/test_trainer_metrics.py
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,12 @@ def test_trainer_state_loads_with_transformers(tmp_path: Path) -> None:
 
 
 def test_wandb_gets_every_number_of_every_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    import_wandb_from: Callable[[Path], None],
 ) -> None:
     (tmp_path / "wandb.py").write_text(_FAKE_WANDB)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    import_wandb_from(tmp_path)
     monkeypatch.setenv("WANDB_FAKE_FILE", str(tmp_path / "calls.jsonl"))
     log = _open(_args(tmp_path / "out", report_to=["wandb"], run_name="r1"))
     assert log.wandb_run_id == "run-7"

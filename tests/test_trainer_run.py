@@ -9,9 +9,8 @@ import math
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +108,16 @@ def test_bf16_stays_close_to_fp32(tiny_model: Path, dataset_dir: Path, tmp_path:
 
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
-    tiny_model: Path, dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path,
+    dataset_dir: Path,
+    tmp_path: Path,
+    import_wandb_from: Callable[[Path], None],
 ) -> None:
     whole = _train(train_args(tiny_model, dataset_dir, tmp_path / "whole"))
-    monkeypatch.syspath_prepend(str(signalling_tracker(tmp_path / "tracker", step=3)))
+    import_wandb_from(signalling_tracker(tmp_path / "tracker", step=3))
     args = train_args(tiny_model, dataset_dir, tmp_path / "cut", report_to="wandb")
     with pytest.raises(InterruptedRun, match="SIGTERM: stopped after step 4 of 6, saved .*-4;"):
         _train(args)
-    sys.modules.pop("wandb")
     status = read_status(tmp_path / "cut")
     assert (status["status"], status["step"], status["signal"]) == ("interrupted", 4, "SIGTERM")
     changes = {"report_to": "none", "resume_from_checkpoint": "latest"}
