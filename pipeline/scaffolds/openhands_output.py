@@ -46,7 +46,9 @@ _SILENT_OBSERVATIONS = ("recall", "agent_state_changed", "null", "condense")
 def parse(files: RawFiles) -> Parsed:
     """Each line -> one conversation for each window; a list of events is one run."""
     parsed = Parsed()
-    if _is_event_list(files.read(files.main)[:HEAD_BYTES]):
+    first_line = next(files.lines(files.main), b"")
+    is_array = first_line.lstrip().startswith(b"[")
+    if is_array and _is_event_list(files.read(files.main)[:HEAD_BYTES]):
         try:
             _add_run(parsed, {"history": read_json(files.read(files.main))}, None)
         except UnusableError as error:
@@ -68,9 +70,7 @@ def recognises(head: bytes, name: str) -> bool:
 
 
 def _is_event_list(head: bytes) -> bool:
-    """Whether a file is the list of events of one run."""
-    if not head.lstrip().startswith(b"["):
-        return False
+    """Whether a file is the list of events of one run, not a list of runs."""
     events = list_of(next(iter(first_documents(head)), None))
     event = object_of(events[0]) if events else {}
     return "source" in event and ("action" in event or "observation" in event)
