@@ -4,6 +4,7 @@ Run: pytest tests/test_runs_record.py
 """
 
 import json
+import shlex
 import logging
 import os
 import subprocess
@@ -85,7 +86,8 @@ def test_frozen_record_holds_config_command_machine_and_code(
     assert (at / "config.yaml").read_bytes() == CONFIG.replace(b"abc", b"<redacted>")
     assert load(at / "resolved.yaml")["credentials"] == {"hf_token": "<redacted>"}
     command = (at / "command").read_text()
-    assert command == f"cd {Path.cwd()} &&\nsft run --config 'a b.yaml' --api-key <redacted>\n"
+    here = shlex.quote(str(Path.cwd()))
+    assert command == f"cd {here} &&\nsft run --config 'a b.yaml' --api-key <redacted>\n"
     environment = json.loads((at / "environment.json").read_text())
     assert environment["variables"]["NCCL_DEBUG"] == "INFO"
     assert environment["variables"]["HF_TOKEN"] == "<redacted>"
