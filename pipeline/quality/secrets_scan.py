@@ -161,10 +161,9 @@ def _by_form(joined: _Joined, depth: int) -> Iterator[Secret]:
     if not runs:
         return
     around = b" ".join([data[max(0, start - ANCHOR_REACH) : end] for start, end in runs])
-    for anchor, rule in _IN_RUNS:
-        if anchor in around:
-            for match in _matches(rule, text):
-                yield from _checked(rule, match, joined)
+    for rule in [rule for anchor, rule in _IN_RUNS if anchor in around]:
+        for match in _matches(rule, text):
+            yield from _checked(rule, match, joined)
     decoded_to = 0
     for start, end in runs if depth else ():
         if start >= decoded_to and (encoded := _BASE64_TEXT.search(text, start, end)):
