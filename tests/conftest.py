@@ -1,5 +1,6 @@
 """Fixtures that more than one test file needs."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.builtin import ensure_builtin
+
+# A suite that is started with nohup or `&` inherits ignored signals, and so would every process that
+# a test starts and signals.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _JOB = Path(__file__).resolve().parent.parent / "examples" / "job"
 

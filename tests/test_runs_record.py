@@ -4,9 +4,9 @@ Run: pytest tests/test_runs_record.py
 """
 
 import json
-import shlex
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
