@@ -21,7 +21,7 @@ from pipeline.conversion.lf_file import LfSummary, sample_rows, validate_lf
 from pipeline.conversion.manifest import FileState, Manifest, code_version
 from pipeline.conversion.source import Source
 from pipeline.conversion.stats import Tally, summary_line
-from pipeline.conversion.trial import CLEAN, WRITE_ALL, Scoring, convert_trial
+from pipeline.conversion.trial import CLEAN, WRITE_ALL, Scoring, TrialOptions, convert_trial
 from pipeline.conversion.trials import InstanceStatus, Selection, read_repos, select
 from pipeline.conversion.writer import DataFiles, write_data
 from pipeline.errors import DataError
@@ -113,13 +113,11 @@ def convert(
     selection = _select(source, options)
     tally = write_data(
         selection,
-        options.scaffold,
-        options.scoring,
+        _trial_options(options),
         options.num_workers,
         DataFiles(outputs["im"], outputs["lf"], outputs["rejected.jsonl"]),
         lambda counts: _check_yield(counts, len(selection.trials), outputs, options),
         progress,
-        options.cleaning,
     )
     for name, sha256 in tally.hashes.items():
         if state := states.get(name):
@@ -162,10 +160,8 @@ def peek(source: Source, options: ConvertOptions, limit: int) -> Peek:
     Raises: DataError: the source is missing or holds no trial.
     """
     selection = _select(source, options)
-    converted = [
-        convert_trial(trial, options.scaffold, options.scoring, options.cleaning)
-        for trial in selection.trials[:limit]
-    ]
+    each = _trial_options(options)
+    converted = [convert_trial(trial, each) for trial in selection.trials[:limit]]
     return Peek(
         num_trials=len(selection.trials) + len(selection.rejects),
         num_selected=len(selection.trials),
@@ -184,6 +180,11 @@ def _outputs(im_file: Path, lf_file: Path) -> dict[str, Path]:
 
 def _sidecar(lf_file: Path, suffix: str) -> Path:
     return lf_file.with_name(f"{lf_file.name.removesuffix('.json')}.{suffix}")
+
+
+def _trial_options(options: ConvertOptions) -> TrialOptions:
+    repos = read_repos(options.exclude_repos_file) if options.exclude_repos_file else []
+    return TrialOptions(options.scaffold, options.scoring, options.cleaning, tuple(repos))
 
 
 def _select(source: Source, options: ConvertOptions) -> Selection:

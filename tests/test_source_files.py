@@ -6,6 +6,7 @@ Run: pytest tests/test_source_files.py
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ OPTIONS = ConvertOptions("auto", "resolved", 0, 42, None, 1.0, 1)
 
 
 def run(source, out, **options):
-    return convert(RawFileTree(source), out / "im.jsonl", out / "lf.json", OPTIONS)
+    return convert(
+        RawFileTree(source), out / "im.jsonl", out / "lf.json", replace(OPTIONS, **options)
+    )
 
 
 def provenance(out):
@@ -124,6 +127,19 @@ def test_named_scaffold_reads_every_file(tmp_path):
     (tmp_path / "a.log").write_text("{}")
     (trial,) = RawFileTree(tmp_path).inventory("codex").trials
     assert (trial.name, trial.scaffold, trial.main) == ("a", "codex", "a.log")
+
+
+def test_tasks_of_excluded_repositories_are_refused_by_path_and_by_what_a_row_says(tmp_path):
+    repos = tmp_path / "repos.txt"
+    repos.write_text("acme/lib")
+    source = tmp_path / "source"
+    (source / "acme__lib-7").mkdir(parents=True)
+    shutil.copy(DATA / "codex" / "raw" / "rollout-new.jsonl", source / "acme__lib-7")
+    shutil.copy(DATA / "openai-messages" / "raw" / "chats.jsonl", source)
+    run(source, tmp_path / "out", exclude_repos_file=repos)
+    found = [(r["trial"], r["chain"]) for r in rejects(tmp_path / "out") if "repo" in r["reason"]]
+    assert found == [("acme__lib-7/rollout-new", ""), ("chats", "row-1")]
+    assert {row["_chain_id"] for row in provenance(tmp_path / "out")} == {"row-2"}
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: None])

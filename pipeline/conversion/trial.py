@@ -7,6 +7,7 @@ from pipeline.conversion.raw_files import DiskFiles, read_head
 from pipeline.conversion.trials import Trial
 from pipeline.jsonl import encode_json
 from pipeline.quality.cleaning import Cleaner, Cleaning
+from pipeline.quality.repos import repo_matcher
 from pipeline.quality.rule_score_outcome import score_fields
 from pipeline.rejects import Defect, Reject, RejectReason
 from pipeline.scaffolds import SCAFFOLDS, detect
@@ -66,15 +67,25 @@ class ConvertedTrial:
     """SHA-256 of every raw file that was read whole, by its name relative to the source."""
 
 
-def convert_trial(
-    trial: Trial, scaffold_name: str, scoring: Scoring, cleaning: Cleaning = CLEAN
-) -> ConvertedTrial:
+@dataclass(frozen=True)
+class TrialOptions:
+    """How every trial of a run is converted."""
+
+    scaffold: str
+    """A key of SCAFFOLDS, or "auto"."""
+    scoring: Scoring = WRITE_ALL
+    cleaning: Cleaning = CLEAN
+    excluded_repos: tuple[str, ...] = ()
+    """`owner/name`: conversations whose raw file names a task of these are refused."""
+
+
+def convert_trial(trial: Trial, options: TrialOptions) -> ConvertedTrial:
     """Read one trial's trajectory. A bad one is rejected, with reasons; only bugs raise.
 
-    `scaffold_name`: a key of SCAFFOLDS, or "auto". No conversation means at least one reject.
+    No conversation means at least one reject.
     """
     try:
-        return _convert(trial, scaffold_name, scoring, cleaning)
+        return _convert(trial, options)
     except OSError as error:
         message = f"{error.filename or trial.raw_dir}: {error.strerror}"
         reject = Reject(trial.name, RejectReason.UNREADABLE_FILE, message)
@@ -84,10 +95,8 @@ def convert_trial(
         raise
 
 
-def _convert(
-    trial: Trial, scaffold_name: str, scoring: Scoring, cleaning: Cleaning
-) -> ConvertedTrial:
-    converted = ConvertedTrial(trial.name, trial.scaffold or scaffold_name)
+def _convert(trial: Trial, options: TrialOptions) -> ConvertedTrial:
+    converted = ConvertedTrial(trial.name, trial.scaffold or options.scaffold)
     if converted.scaffold == AUTO:
         found = detect(
             trial.agent_name, trial.raw_names, lambda name: read_head(trial.raw_dir / name)
@@ -111,13 +120,13 @@ def _convert(
     parsed = scaffold.parse(files)
     converted.source_sha256 = files.main_hash()
     converted.hashes = {trial.source_file(name): sha for name, sha in files.hashes.items()}
-    _fill(converted, trial, parsed, scoring, Cleaner(cleaning))
+    _fill(converted, trial, parsed, options)
     return converted
 
 
-def _fill(
-    converted: ConvertedTrial, trial: Trial, parsed: Parsed, scoring: Scoring, cleaner: Cleaner
-) -> None:
+def _fill(converted: ConvertedTrial, trial: Trial, parsed: Parsed, options: TrialOptions) -> None:
+    cleaner = Cleaner(options.cleaning)
+    is_excluded = repo_matcher(options.excluded_repos)
     converted.counts = parsed.counts
     converted.rejects = [
         Reject(
@@ -131,8 +140,13 @@ def _fill(
         for reject in parsed.rejects
     ]
     for conversation in parsed.conversations:
-        trajectory = cleaner.clean(_trajectory(conversation, trial, converted))
-        encoded = trajectory if isinstance(trajectory, Defect) else _encode(trajectory, scoring)
+        if is_excluded(conversation.instance_id):
+            what = f"{conversation.instance_id} is a task of an excluded repository"
+            encoded = Defect(RejectReason.EXCLUDED_REPO, what)
+        else:
+            trajectory = cleaner.clean(_trajectory(conversation, trial, converted))
+            is_clean = not isinstance(trajectory, Defect)
+            encoded = _encode(trajectory, options.scoring) if is_clean else trajectory
         if isinstance(encoded, Defect):
             reject = Reject(
                 trial=trial.name,

@@ -83,7 +83,8 @@ def select(
     rejects = list(inventory.rejects)
     for trial in inventory.trials:
         reject = _status_reject(trial, status)
-        if reject is None and is_excluded(trial.instance_id):
+        # Of a file, any directory on its path may be named after the task.
+        if reject is None and any(map(is_excluded, trial.instance_id.split("/"))):
             what = f"{trial.instance_id} is a task of an excluded repository"
             reject = Reject(trial.name, RejectReason.EXCLUDED_REPO, what)
         if reject is None:

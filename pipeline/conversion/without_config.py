@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.conversion.source import source_at
 from pipeline.conversion.stats import Tally
-from pipeline.conversion.trial import CLEAN, WRITE_ALL
+from pipeline.conversion.trial import TrialOptions
 from pipeline.conversion.trials import InstanceStatus, Selection, read_repos, select
 from pipeline.conversion.writer import DataFiles, write_data
 from pipeline.progress import Progress
@@ -65,7 +65,8 @@ def convert_sources(
     Returns: the counts, and what was odd about the sources.
     Raises: DataError: a source is missing or empty; a worker died.
     """
-    matches = repo_matcher(read_repos(excluded_repos) if excluded_repos else [])
-    selection = select_from(paths, scaffold, status, matches)
-    tally = write_data(selection, scaffold, WRITE_ALL, 0, files, lambda _: None, progress)
-    return tally, selection.notes + tally.secret_notes(CLEAN.secrets.policy)
+    repos = read_repos(excluded_repos) if excluded_repos else []
+    selection = select_from(paths, scaffold, status, repo_matcher(repos))
+    options = TrialOptions(scaffold, excluded_repos=tuple(repos))
+    tally = write_data(selection, options, 0, files, lambda _: None, progress)
+    return tally, selection.notes + tally.secret_notes(options.cleaning.secrets.policy)

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from pipeline.conversion.lf_file import RowWriter
 from pipeline.conversion.stats import Tally
-from pipeline.conversion.trial import CLEAN, Scoring, convert_trial
+from pipeline.conversion.trial import TrialOptions, convert_trial
 from pipeline.conversion.trials import Selection
 from pipeline.conversion.workers import map_in_order
 from pipeline.files import atomic_open, write_bytes
 from pipeline.jsonl import encode_json
 from pipeline.progress import Progress
-from pipeline.quality.cleaning import Cleaning
 
 
 @dataclass(frozen=True)
@@ -31,25 +30,20 @@ class DataFiles:
 
 def write_data(
     selection: Selection,
-    scaffold: str,
-    scoring: Scoring,
+    options: TrialOptions,
     num_workers: int,
     files: DataFiles,
     check: Callable[[Tally], None],
     progress: Progress | None = None,
-    cleaning: Cleaning = CLEAN,
 ) -> Tally:
     """Convert the selected trials in order. Memory is bounded by the largest, a few per worker.
 
-    `scaffold`: a key of SCAFFOLDS, or "auto". `num_workers` 0: one per core. `check` sees the
-    counts when the rejects are written but the data is not in its place yet; if it raises, the
-    earlier data stays.
+    `num_workers` 0: one per core. `check` sees the counts when the rejects are written but the data
+    is not in its place yet; if it raises, the earlier data stays.
     """
     tally = Tally()
     tally.add_unselected(selection.rejects)
-    work = functools.partial(
-        convert_trial, scaffold_name=scaffold, scoring=scoring, cleaning=cleaning
-    )
+    work = functools.partial(convert_trial, options=options)
     with contextlib.ExitStack() as stack:
         im = stack.enter_context(atomic_open(files.im))
         lf = stack.enter_context(atomic_open(files.lf))
