@@ -6,6 +6,7 @@ Run: pytest tests/test_quality_secrets.py
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,23 @@ def test_policy_of_the_config_decides(tmp_path, policy):
     reasons = [(reject["trial"], reject["reason"], reject["kind"]) for reject in rejects]
     assert reasons == ([("leaky", "secret_found", "filtered")] if policy == "reject" else [])
     assert files["demo.jsonl"].count("<SECRET:github_pat:") == (3 if policy == "redact" else 0)
+
+
+def test_placeholders_are_the_same_in_every_run_with_the_same_key(tmp_path):
+    key = tmp_path / "key"
+    key.write_text("mine\n")
+    _, public = convert(tmp_path / "a")
+    _, keyed = convert(tmp_path / "b", hash_key=f"file:{key}")
+    assert public["demo.jsonl"] != keyed["demo.jsonl"]
+    job = tmp_path / "a" / "job"
+    done = sft(
+        *("convert", job, "--im", tmp_path / "im", "--lf", tmp_path / "lf"),
+        *("--rejected", tmp_path / "rejected"),
+    )
+    assert "2 secrets in 1 files replaced by placeholders" in done.stderr
+    assert PAT not in (tmp_path / "im").read_text() + (tmp_path / "lf").read_text()
+    names = set(re.findall(r"<SECRET:[^>]+>", (tmp_path / "im").read_text()))
+    assert names == set(re.findall(r"<SECRET:[^>]+>", public["demo.jsonl"]))
 
 
 def test_allow_file_that_is_missing_is_refused(tmp_path):
