@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.builtin import ensure_builtin
 
-# A suite that is started with nohup or `&` inherits ignored signals, and so would every process that
-# a test starts and signals.
+# A suite that is started with nohup or `&` inherits ignored signals, and so would every process
+# that a test starts and signals.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
