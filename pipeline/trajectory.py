@@ -72,7 +72,8 @@ class Provenance:
     """The task; several trials may share it."""
     trial_id: str = ""
     chain_id: str = ""
-    """Which conversation of the trial: chain-0, chain-1 ... by descending length."""
+    """Which conversation of the trial: chain-0, chain-1 ... by descending length, or what the raw
+    format calls it, such as main, main-branch-1, agent-<id>, row-7."""
     scaffold: str = ""
     model: str = ""
     """The model name as the log has it."""

@@ -4,6 +4,7 @@ Run: pytest tests/test_convert_cli.py
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from pipeline.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE_JOB = ROOT / "examples" / "job"
-LITELLM_LOG = next((ROOT / "tests" / "data" / "litellm" / "raw").glob("*/agent/*.jsonl"))
+DATA = ROOT / "tests" / "data"
+LITELLM_LOG = next((DATA / "litellm" / "raw").glob("*/agent/*.jsonl"))
 
 
 def run(*arguments):
@@ -66,6 +68,19 @@ def test_jobs_directories_and_files_go_into_one_data_set(tmp_path):
     (stranger,) = [r for r in read_lines(tmp_path / "rejected.json") if "notes" in r["trial"]]
     assert stranger["reason"] == "unknown_scaffold"
     assert stranger["source_file"] == "folder/notes.txt"
+
+
+def test_session_files_in_a_trial_of_a_job_are_found(tmp_path):
+    trial = tmp_path / "job" / "acme__lib-7__aB3dE9x"
+    project = trial / "agent" / "sessions" / "projects" / "-testbed"
+    shutil.copytree(DATA / "claude-session" / "raw", project)
+    (trial / "config.json").write_text('{"agent": {"name": "claude-code"}}')
+    run("convert", tmp_path / "job", *outputs(tmp_path))
+    rows = [row["meta_info"]["unique_info"] for row in read_lines(tmp_path / "im.json")]
+    assert {(row["_scaffold"], row["_trial_id"]) for row in rows} == {
+        ("claude-session", trial.name)
+    }
+    assert {row["_chain_id"] for row in rows} == {"main", "main-branch-1", "main-2", "agent-7f"}
 
 
 def test_a_file_that_gives_nothing_is_reported_and_the_outputs_are_empty(tmp_path):
