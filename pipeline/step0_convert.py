@@ -229,7 +229,7 @@ def _code() -> str:
     """The version of everything that decides what is written."""
     files = [_PACKAGE / f"{name}.py" for name in ("jsonl", "rejects", "sharegpt", "trajectory")]
     rooms = ("conversion", "scaffolds", "quality")
-    files += [path for room in rooms for path in (_PACKAGE / room).glob("*.py")]
+    files += [path for room in rooms for path in (_PACKAGE / room).rglob("*.py")]
     return code_version([*files, Path(__file__)])
 
 
