@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from pipeline.quality.secrets_scan import find_secrets
+from pipeline.quality.secrets.scan import find_secrets
 
 _WORDS = (
     "self value return result token config the test fails because total is None when basket "

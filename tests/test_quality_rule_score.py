@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from pipeline.quality.rule_score import composite, rule_score
-from pipeline.quality.rule_score_outcome import outcome_score
-from pipeline.quality.rule_score_shell import (
+from pipeline.quality.rule_score.composite import composite, rule_score
+from pipeline.quality.rule_score.outcome import outcome_score
+from pipeline.quality.rule_score.shell import (
     edit_targets,
     is_formal_test,
     is_test_file,
@@ -18,8 +18,8 @@ from pipeline.quality.rule_score_shell import (
     normalize_path,
     segments,
 )
-from pipeline.quality.rule_score_text import is_error, scan_window, strip_ansi
-from pipeline.quality.rule_score_text import test_outcome as outcome_of
+from pipeline.quality.rule_score.text import is_error, scan_window, strip_ansi
+from pipeline.quality.rule_score.text import test_outcome as outcome_of
 from pipeline.trajectory import Message, Provenance, ToolCall, Trajectory
 
 

@@ -14,7 +14,7 @@ from planted_secrets import OWN_FORM
 from sft_command import error_of, sft, write_config
 
 from pipeline.errors import DataError
-from pipeline.quality.secrets import SecretOptions, SecretScrubber, parse_allow_list
+from pipeline.quality.secrets.scrub import SecretOptions, SecretScrubber, parse_allow_list
 from pipeline.trajectory import Message, ToolCall, Trajectory
 
 DRAW = random.Random(5)

@@ -10,8 +10,8 @@ import pytest
 from clean_text import clean_row
 from planted_secrets import CONTEXTS, FORMS, KEY_BLOCKS, KEYED, OWN_FORM, planted
 
-from pipeline.quality.secrets_rules import RULES
-from pipeline.quality.secrets_scan import find_secrets
+from pipeline.quality.secrets.rules import RULES
+from pipeline.quality.secrets.scan import find_secrets
 
 NUM_PLANTS = 250
 NUM_CLEAN = 400

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.conversion.trial import ConversationStats, ConvertedTrial
-from pipeline.quality.secrets import SecretPolicy
+from pipeline.quality.secrets.scrub import SecretPolicy
 from pipeline.rejects import Reject
 
 _MANY_TURNS = 100

@@ -8,7 +8,7 @@ from pipeline.conversion.trials import Trial
 from pipeline.jsonl import encode_json
 from pipeline.quality.cleaning import Cleaner, Cleaning
 from pipeline.quality.repos import repo_matcher
-from pipeline.quality.rule_score_outcome import score_fields
+from pipeline.quality.rule_score.outcome import score_fields
 from pipeline.rejects import Defect, Reject, RejectReason
 from pipeline.scaffolds import SCAFFOLDS, detect
 from pipeline.scaffolds.parsed import Conversation, Parsed

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.inspect.rows import Row
-from pipeline.quality.rule_score_view import view_of
+from pipeline.quality.rule_score.view import view_of
 
 _REPOSITORY = re.compile(r"([\w.-]+?)__([\w.-]+?)-\d+(?:__.*)?")
 UNKNOWN = "unknown"

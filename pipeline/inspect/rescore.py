@@ -17,7 +17,7 @@ from pipeline.files import atomic_open
 from pipeline.inspect.figures import Distribution
 from pipeline.inspect.rows import read_im
 from pipeline.jsonl import NotJsonError, encode_json, parse_json
-from pipeline.quality.rule_score_outcome import score_fields
+from pipeline.quality.rule_score.outcome import score_fields
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from pipeline.quality.identity import IdentityOptions, normalize_identity
-from pipeline.quality.secrets import SecretOptions, SecretScrubber
+from pipeline.quality.secrets.scrub import SecretOptions, SecretScrubber
 from pipeline.rejects import Defect, RejectReason
 from pipeline.trajectory import Trajectory
 

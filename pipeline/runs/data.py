@@ -17,7 +17,7 @@ from pipeline.paths import RunPaths, from_root
 from pipeline.progress import show_progress
 from pipeline.quality.cleaning import Cleaning
 from pipeline.quality.identity import IdentityOptions
-from pipeline.quality.secrets import SecretOptions, parse_allow_list
+from pipeline.quality.secrets.scrub import SecretOptions, parse_allow_list
 from pipeline.sharegpt import LfFormat
 from pipeline.step0_convert import ConvertOptions, convert, stale_reason
 from pipeline.step1_register import register as register_dataset

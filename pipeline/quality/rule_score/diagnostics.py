@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, pairwise
 
-from pipeline.quality.rule_score_shell import is_test_file
-from pipeline.quality.rule_score_view import Call, CallClass, Turn, View
+from pipeline.quality.rule_score.shell import is_test_file
+from pipeline.quality.rule_score.view import Call, CallClass, Turn, View
 
 _ENTROPY_CHARACTERS = 5000
 _BASELINE_OBSERVATIONS = 5

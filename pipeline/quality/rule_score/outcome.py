@@ -15,7 +15,7 @@ way of working decides.
 import math
 from typing import Any
 
-from pipeline.quality.rule_score import (
+from pipeline.quality.rule_score.composite import (
     composite,
     edit_churn,
     failure_signs,
@@ -25,7 +25,7 @@ from pipeline.quality.rule_score import (
     submission,
     verification,
 )
-from pipeline.quality.rule_score_view import view_of
+from pipeline.quality.rule_score.view import view_of
 from pipeline.trajectory import Trajectory
 
 

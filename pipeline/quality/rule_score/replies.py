@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass, field
 
-from pipeline.quality.rule_score_text import strip_think
+from pipeline.quality.rule_score.text import strip_think
 
 _FENCED = re.compile(r"^```(?:bash|sh|shell|mswea_bash_command)?[ \t]*\n(.*?)^```", re.M | re.S)
 _SUBMITS = re.compile(r"^\s*submit\b|COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.quality.secrets_entropy import is_dummy, is_mixed, is_random
+from pipeline.quality.secrets.entropy import is_dummy, is_mixed, is_random
 
 
 @dataclass(frozen=True, slots=True)

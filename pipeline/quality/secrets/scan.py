@@ -16,10 +16,10 @@ import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pipeline.quality.secrets_entropy import is_dummy, is_mixed
-from pipeline.quality.secrets_keyed import find_in_urls, find_keyed
-from pipeline.quality.secrets_rules import ANCHOR_REACH, RULES, Rule
-from pipeline.quality.secrets_views import View, decode_escapes, join_lines, joined_view
+from pipeline.quality.secrets.entropy import is_dummy, is_mixed
+from pipeline.quality.secrets.keyed import find_in_urls, find_keyed
+from pipeline.quality.secrets.rules import ANCHOR_REACH, RULES, Rule
+from pipeline.quality.secrets.views import View, decode_escapes, join_lines, joined_view
 
 
 @dataclass(frozen=True, slots=True)

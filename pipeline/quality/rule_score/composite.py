@@ -20,10 +20,10 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from pipeline.quality.rule_score_diagnostics import DIAGNOSTICS, reproduce_first
-from pipeline.quality.rule_score_shell import is_test_file
-from pipeline.quality.rule_score_text import strip_ansi, test_outcome
-from pipeline.quality.rule_score_view import Call, Observation, View, view_of
+from pipeline.quality.rule_score.diagnostics import DIAGNOSTICS, reproduce_first
+from pipeline.quality.rule_score.shell import is_test_file
+from pipeline.quality.rule_score.text import strip_ansi, test_outcome
+from pipeline.quality.rule_score.view import Call, Observation, View, view_of
 from pipeline.trajectory import Trajectory
 
 _WEIGHTS = {

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pipeline.errors import DataError
 from pipeline.quality.rewrite import rewrite
-from pipeline.quality.secrets_scan import Secret, find_secrets
+from pipeline.quality.secrets.scan import Secret, find_secrets
 from pipeline.trajectory import Trajectory
 
 SecretPolicy = Literal["redact", "reject", "keep"]

@@ -11,15 +11,15 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.quality.rule_score_names import ScoredScaffold, canonical_names, detect_scaffold
-from pipeline.quality.rule_score_replies import read_reply, submits
-from pipeline.quality.rule_score_shell import (
+from pipeline.quality.rule_score.names import ScoredScaffold, canonical_names, detect_scaffold
+from pipeline.quality.rule_score.replies import read_reply, submits
+from pipeline.quality.rule_score.shell import (
     edit_targets,
     is_formal_test,
     is_verification,
     normalize_path,
 )
-from pipeline.quality.rule_score_text import is_error
+from pipeline.quality.rule_score.text import is_error
 from pipeline.trajectory import Message, ToolCall, Trajectory
 
 CallClass = Literal["read", "write", "bash", "search", "submit", "think", "other"]

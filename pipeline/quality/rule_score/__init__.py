@@ -1,0 +1,1 @@
+"""The reference's rule score, exactly (`composite`), and ours beside it (`outcome`)."""

@@ -1,0 +1,1 @@
+"""Credentials in text: what they look like, where they hide, and what takes their place."""
