@@ -16,6 +16,7 @@ import torch
 
 from pipeline.errors import InterruptedRun, TrainError
 from pipeline.files import write_json
+from pipeline.trainer.announce import announce
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint import restore_random_state, save_checkpoint
 from pipeline.trainer.data.collate import collate
@@ -37,6 +38,7 @@ from pipeline.trainer.output_dir import (
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy, make_strategy
 from pipeline.trainer.plot import plot_loss
+from pipeline.trainer.resume import check_same_sequence, check_same_strategy
 from pipeline.trainer.stop import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -55,17 +57,17 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     store, tokenizer = _open_data(args)
     distributed = Distributed(use_cpu=args.use_cpu, timeout_seconds=args.ddp_timeout)
     plan = Plan.of(args, len(store), distributed.world_size)
-    _check_same_sequence(checkpoint, store, plan)
+    check_same_sequence(checkpoint, store, plan)
     _prepare_output_dir(args, checkpoint, distributed)
     _seed(args, distributed)
     strategy = make_strategy(args, distributed)
     if checkpoint is not None:
-        _check_same_strategy(checkpoint, strategy, distributed)
+        check_same_strategy(checkpoint, strategy, distributed)
         strategy.load_state(checkpoint.directory)
         restore_random_state(checkpoint, distributed)
     run = _Run(args, plan, store, tokenizer, strategy, distributed, checkpoint)
     if distributed.is_main:
-        _announce(args, plan, store, strategy, distributed, checkpoint)
+        announce(args, plan, store, strategy, distributed, checkpoint)
     stop.training = True
     run.steps(stop)
     run.finish()
@@ -169,7 +171,7 @@ class _Run:
         manifest = {
             "progress": progress,
             "data": self._store.fingerprint,
-            "sequence": _sequence(self._plan),
+            "sequence": self._plan.identity(),
             "strategy": self._strategy.name,
             "world_size": self._distributed.world_size,
         }
@@ -283,100 +285,3 @@ def _seed(args: TrainArgs, distributed: Distributed) -> None:
     if args.full_determinism:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-
-
-def _sequence(plan: Plan) -> dict[str, Any]:
-    """What decides which examples come at which step."""
-    return {
-        "num_examples": plan.num_examples,
-        "global_batch_size": plan.global_batch_size,
-        "seed": plan.seed,
-        "shuffle": plan.shuffle,
-        "total_steps": plan.total_steps,
-    }
-
-
-def _check_same_sequence(checkpoint: Checkpoint | None, store: TokenStore, plan: Plan) -> None:
-    if checkpoint is None:
-        return
-    before = {**checkpoint.manifest["sequence"], "data": checkpoint.manifest["data"]}
-    now = {**_sequence(plan), "data": store.fingerprint}
-    changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
-    if changed:
-        raise TrainError(
-            f"{checkpoint.directory}: cannot continue, the run is no longer the same "
-            f"({'; '.join(changed)}); restore these settings, or start anew with another output_dir"
-        )
-
-
-def _check_same_strategy(
-    checkpoint: Checkpoint, strategy: Strategy, distributed: Distributed
-) -> None:
-    before = (checkpoint.manifest["strategy"], checkpoint.manifest["world_size"])
-    now = (strategy.name, distributed.world_size)
-    if before != now and (before[0].startswith("DeepSpeed") or now[0].startswith("DeepSpeed")):
-        raise TrainError(
-            f"{checkpoint.directory}: its optimizer state is partitioned for {before[0]} on "
-            f"{before[1]} ranks, but this run is {now[0]} on {now[1]}; use the same"
-        )
-
-
-def _announce(
-    args: TrainArgs,
-    plan: Plan,
-    store: TokenStore,
-    strategy: Strategy,
-    distributed: Distributed,
-    checkpoint: Checkpoint | None,
-) -> None:
-    counts = store.counts
-    logger.info(
-        "%s on %d ranks (%s, %s), %s parameters, %s",
-        strategy.name,
-        distributed.world_size,
-        distributed.device.type,
-        distributed.backend,
-        f"{strategy.num_parameters:,}",
-        "bf16" if args.bf16 else "fp32",
-    )
-    logger.info(
-        "%s examples from %s rows, %s tokens, %s of them trained (%.1f %%)",
-        f"{counts.examples:,}",
-        f"{counts.rows:,}",
-        f"{counts.tokens:,}",
-        f"{counts.trained_tokens:,}",
-        100 * counts.trained_tokens / counts.tokens,
-    )
-    extra = counts.examples - (counts.rows - counts.rows_rejected - counts.rows_over_cutoff)
-    if extra > 0:
-        logger.info(
-            "%d turns have an example of their own: the chat template shows them differently in "
-            "later history than the model generates them",
-            extra,
-        )
-    if counts.rows_rejected:
-        logger.warning(
-            "%d rows cannot be rendered and are left out: %s",
-            counts.rows_rejected,
-            store.directory / "rejected.jsonl",
-        )
-    if counts.turns_over_cutoff:
-        logger.warning(
-            "cutoff_len %d: %d turns do not fit and are not trained (longest example: %d tokens); "
-            "%d rows are left out altogether",
-            args.cutoff_len,
-            counts.turns_over_cutoff,
-            counts.longest,
-            counts.rows_over_cutoff,
-        )
-    logger.info(
-        "global batch %d = %d per rank x %d accumulation x %d ranks; %d steps of %d per epoch",
-        plan.global_batch_size,
-        plan.micro_batch_size,
-        plan.accumulation_steps,
-        plan.world_size,
-        plan.total_steps,
-        plan.steps_per_epoch,
-    )
-    if checkpoint is not None:
-        logger.info("continuing after step %d from %s", checkpoint.step, checkpoint.directory)

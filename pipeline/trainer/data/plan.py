@@ -55,6 +55,16 @@ class Plan:
         """Epochs finished after `step` steps."""
         return step / self.steps_per_epoch
 
+    def identity(self) -> dict[str, int | bool]:
+        """What decides which examples come at which step."""
+        return {
+            "num_examples": self.num_examples,
+            "global_batch_size": self.global_batch_size,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "total_steps": self.total_steps,
+        }
+
     def examples_until(self, step: int) -> int:
         """Examples in the global batches of steps 1 to `step`."""
         epochs, steps = divmod(step, self.steps_per_epoch)

@@ -1,0 +1,73 @@
+"""What is about to be trained, in a few lines, before the first step."""
+
+import logging
+
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.plan import Plan
+from pipeline.trainer.data.store import TokenStore
+from pipeline.trainer.output_dir import Checkpoint
+from pipeline.trainer.parallel.interface import Distributed
+from pipeline.trainer.parallel.strategy import Strategy
+
+logger = logging.getLogger(__name__)
+
+
+def announce(
+    args: TrainArgs,
+    plan: Plan,
+    store: TokenStore,
+    strategy: Strategy,
+    distributed: Distributed,
+    checkpoint: Checkpoint | None,
+) -> None:
+    counts = store.counts
+    logger.info(
+        "%s on %d ranks (%s, %s), %s parameters, %s",
+        strategy.name,
+        distributed.world_size,
+        distributed.device.type,
+        distributed.backend,
+        f"{strategy.num_parameters:,}",
+        "bf16" if args.bf16 else "fp32",
+    )
+    logger.info(
+        "%s examples from %s rows, %s tokens, %s of them trained (%.1f %%)",
+        f"{counts.examples:,}",
+        f"{counts.rows:,}",
+        f"{counts.tokens:,}",
+        f"{counts.trained_tokens:,}",
+        100 * counts.trained_tokens / counts.tokens,
+    )
+    extra = counts.examples - (counts.rows - counts.rows_rejected - counts.rows_over_cutoff)
+    if extra > 0:
+        logger.info(
+            "%d turns have an example of their own: the chat template shows them differently in "
+            "later history than the model generates them",
+            extra,
+        )
+    if counts.rows_rejected:
+        logger.warning(
+            "%d rows cannot be rendered and are left out: %s",
+            counts.rows_rejected,
+            store.directory / "rejected.jsonl",
+        )
+    if counts.turns_over_cutoff:
+        logger.warning(
+            "cutoff_len %d: %d turns do not fit and are not trained (longest example: %d tokens); "
+            "%d rows are left out altogether",
+            args.cutoff_len,
+            counts.turns_over_cutoff,
+            counts.longest,
+            counts.rows_over_cutoff,
+        )
+    logger.info(
+        "global batch %d = %d per rank x %d accumulation x %d ranks; %d steps of %d per epoch",
+        plan.global_batch_size,
+        plan.micro_batch_size,
+        plan.accumulation_steps,
+        plan.world_size,
+        plan.total_steps,
+        plan.steps_per_epoch,
+    )
+    if checkpoint is not None:
+        logger.info("continuing after step %d from %s", checkpoint.step, checkpoint.directory)
