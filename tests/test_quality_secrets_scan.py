@@ -109,3 +109,24 @@ def test_secret_of_variable_length_ends_with_its_line():
 def test_long_text_of_one_character_takes_no_time():
     for character in "aA0-_=:/+\n \\'\"":
         assert find_secrets(character * 200_000) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--- PASS: TestGetUserByID (0.00s)",
+        "PASS: gcc.dg/pr12345.c",
+        "token = TOKEN_BLOCK_END\n            # next",
+        "hub(token=self.args.hub_token)",
+        "token = req.db.ctx1.tok.v2_id",
+        "token = Name.Builtin.Pseudo",
+        "credentials: config/gcp-sa-dev1.json",
+        "tlsSecret: web-tls-cert-2024",
+        " * Running on http://10.0.0.5:8080\nubuntu@ip-10-0-0-5.ec2.internal:~$",
+        "docker://python:3.11-slim-bookworm@sha256:abcd",
+        "cache-key-0123456789abcdef0123456789abcdef",
+        "wandb_path: da39a3ee5e6b4b0d3255bfef95601890afd80709",
+    ],
+)
+def test_code_paths_and_test_results_are_no_secrets(text: str) -> None:
+    assert find_secrets(text) == []

@@ -338,3 +338,22 @@ def test_long_log_takes_time_in_proportion_to_its_size():
     assert weights(parsed) == [[1.0] * 300]
     assert size_mb > 90
     assert seconds < 5  # about 0.3 on one core; quadratic work on text takes minutes
+
+
+def test_warm_up_of_a_subagent_with_tools_is_dropped():
+    parsed = parse(record([user("Warmup")], say("ready")), record([user("u")], call("a")))
+    assert reasons(parsed) == ["warmup"]
+    assert len(parsed.conversations) == 1
+
+
+def test_two_answers_to_one_request_keep_their_own_reasoning():
+    first, second = call("x1", reasoning_content="R1"), call("x2", reasoning_content="R2")
+    asked = [user("u")]
+    parsed = parse(
+        record(asked, first),
+        record(asked, second),
+        record([*asked, call("x2"), tool("x2")], say("done")),
+    )
+    thoughts = [[m.reasoning_content for m in c.messages[1:2]] for c in parsed.conversations]
+    assert thoughts == [["R2"], ["R1"]], "the continued answer, then the abandoned one"
+    assert weights(parsed) == [[1.0, 1.0], [1.0]]

@@ -140,6 +140,10 @@ def _close(parsed: Parsed, chain_id: str, path: list[Node]) -> None:
         defect = defect or found
         messages += turns
         origins += [node if turn.role == "assistant" else None for turn in turns]
+    asked = next((message.content for message in messages if message.role == "user"), "")
+    if asked.strip() == "Warmup":
+        refuse(parsed, Defect(RejectReason.WARMUP, "a warm-up call of the client"), chain_id)
+        return
     kept = cut_dangling(messages, parsed.counts)
     messages = [message for _, message in kept]
     if not any(message.weight > 0 for message in messages if message.role == "assistant"):

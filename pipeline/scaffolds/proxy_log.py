@@ -89,6 +89,16 @@ class _Node:
             self.children.setdefault(key, node)
         return node
 
+    def answer(self, turn: Turn) -> "_Node":
+        """The node of a response. A second answer to the same request that looks the same but has
+        other call ids is another turn, with reasoning of its own."""
+        surest, *others = turn.keys
+        looks_the_same = [self.children[key] for key in others if key in self.children]
+        if surest not in self.children and any(node.call for node in looks_the_same):
+            node = self.children[surest] = _Node(tools=self.tools, parent=self)
+            return node
+        return self.child(turn)
+
     def message(self) -> Message:
         """The turn as it goes into a conversation."""
         message = self.turn.message
@@ -157,7 +167,7 @@ class _Log:
             node = node.child(turn)
             node.sent = node.sent or turn
         received = normalize_assistant(response.message, self._parsed.counts)
-        node = node.child(received)
+        node = node.answer(received)
         if node.call is not None:  # both hooks of the proxy logged the call, or it was repeated
             self._parsed.counts["duplicate_calls"] += 1
             return
@@ -274,11 +284,12 @@ def _is_single_exchange(path: list[_Node]) -> bool:
 
 
 def _find_side_call(path: list[_Node], client: Client, has_agent: bool) -> Defect | None:
+    messages = [node.turn.message for node in path]
+    asked = next((message.content for message in messages if message.role == "user"), "")
+    if asked.strip() == "Warmup":
+        return Defect(RejectReason.WARMUP, "a warm-up call of the client")
     if not _is_single_exchange(path):
         return None
-    messages = [node.turn.message for node in path]
-    if any(m.role == "user" and m.content.strip() == "Warmup" for m in messages):
-        return Defect(RejectReason.WARMUP, "a warm-up call of the client")
     system = messages[0].content.lower() if messages[0].role == "system" else ""
     if any(mark in system for mark in client.title_marks):
         return Defect(RejectReason.TITLE_CALL, "a call that names the session")

@@ -34,7 +34,7 @@ _STEMS = (b"pass", b"pwd", b"secret", b"token", b"key", b"auth", b"credential", 
 # From a stem on: the rest of the key, a type as in source code, a separator, the value.
 _ASSIGNED = re.compile(
     rf"""(?P<stem>[A-Za-z]{{3,16}})["'`\]]{{0,2}}[ \t]{{0,20}}(?::[ \t]*&?[Ss]tr(?:ing)?[ \t]*)?
-    [:=]>?[ \t]*[bru]?(?P<quote>["'`]?)
+    [:=]>?[ \t]*(?:[bru](?=["'`]))?(?P<quote>["'`]?)
     (?:(?P<scheme>[Bb]earer|[Bb]asic|[Tt]oken)[ \t]+)?
     (?P<value>(?<=["'`])[^\s"'`\\]{{8,500}} | {_CHARS}{{8,500}}
     | {_CHARS}{{0,7}}\n[ \t]*(?!{_NEXT_KEY}){_CHARS}{{8,500}})""",
@@ -49,7 +49,16 @@ _KEY = re.compile(r"[A-Za-z][\w.-]*\Z", re.ASCII)
 _JWT = re.compile(r"eyJ[\w-]+\.eyJ")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
-_PASSWORDS = frozenset({"password", "passwd", "passphrase", "pwd", "pass"})
+_PASSWORDS = frozenset({"password", "passwd", "passphrase", "pwd"})
+# Before `pass`, which alone is what a test does.
+_PASS_OWNERS = frozenset(
+    "admin auth basic db email ftp http imap ldap login mail mysql pg postgres proxy redis root "
+    "smtp ssh sudo user".split()
+)
+# Unquoted, this is source code or a path: words joined by dots, slashes, dashes or underscores.
+_WORD = r"(?:[a-z]+|[A-Z]+|[A-Z]?[a-z]+(?:[A-Z][a-z]+)+|[A-Z][a-z]+)\d{0,2}"
+_CODE = re.compile(rf"{_WORD}(?:[._/-]+(?:{_WORD}|\d{{1,4}}))+[._/-]*")
+_KEY_WORDS = frozenset({"key", "token", "secret", "apikey"})
 _SECRETS = frozenset({"secret", "credential", "credentials", "apikey", "accesskey", "secretkey"})
 _TOKENS = frozenset({"token", "authtoken", "accesstoken", "pat"})
 _KEY_KINDS = frozenset(
@@ -110,6 +119,9 @@ def find_keyed(text: str) -> Iterator[Keyed]:
 def _assigned(text: str, match: re.Match[str], key: str) -> Iterator[Keyed]:
     words = [word.lower() for word in _WORDS.findall(key)]
     groups = match.groupdict()
+    first_line = match["value"].partition("\n")[0]
+    if not groups.get("quote") and _CODE.fullmatch(first_line.rstrip(".,:")):
+        return
     scheme = (groups.get("scheme") or "").lower()
     value, end = _whole_value(text, match.end("value"), match["value"], groups.get("quote") or "")
     if text[end : end + 1] in ("(", "["):  # a call or a subscript: source code
@@ -151,13 +163,14 @@ def _kind(words: list[str], scheme: str, value: str) -> str:
         return ""
     last, before = words[-1], set(words[:-1])
     for kind, names, pattern in _NAMED:
-        if names <= {*words} and pattern.fullmatch(value) and not is_dummy(value):
+        is_key = names <= {*words} and last in _KEY_WORDS
+        if is_key and pattern.fullmatch(value) and not is_dummy(value):
             return kind
     if last == "auth" or scheme == "basic":
         return "basic_auth" if _is_login(value) else ""
     if last == "authorization":
         return "authorization" if is_random(value) else ""
-    if last in _PASSWORDS:
+    if last in _PASSWORDS or (last == "pass" and before & _PASS_OWNERS):
         return "password" if is_random(value, 10) else ""
     is_named = (
         (last in _TOKENS and not before & _TEXT_TOKENS)
@@ -200,6 +213,8 @@ def find_in_urls(text: str) -> Iterator[Keyed]:
     for match in _URL.finditer(text):
         group = "value" if match["value"] else "user"
         value = match[group]
+        if match["host"] == "sha256" or _is_port_and_next_line(match):
+            continue
         if group == "user":
             is_secret = is_random(value, 20)
         elif _LOCAL_HOST.match(match["host"]):
@@ -208,6 +223,11 @@ def find_in_urls(text: str) -> Iterator[Keyed]:
             is_secret = len(value) > 5 and not _is_stand_in(match["user"], value)
         if is_secret:
             yield Keyed("url_password", value, *match.span(group))
+
+
+def _is_port_and_next_line(match: re.Match[str]) -> bool:
+    """`http://10.0.0.5:8080` at the end of a line, joined with a prompt `user@host` below it."""
+    return "." in match["user"] and re.match(r"\d{2,5}\D", match["value"] or "") is not None
 
 
 def _is_stand_in(user: str, password: str) -> bool:

@@ -174,7 +174,7 @@ RULES: tuple[Rule, ...] = (
     _rule("shopify_private_token", "shppa_", r"shppa_[0-9a-fA-F]{32}"),
     _rule("shippo_token", "shippo_", r"shippo_(?:live|test)_[0-9a-f]{40}"),
     _rule("sendgrid_key", "SG.", r"SG\.[\w-]{22}\.[\w-]{43}"),
-    _rule("mailgun_key", "key-", r"key-[0-9a-f]{32}"),
+    _rule("mailgun_key", "key-", r"(?<![\w-])key-[0-9a-f]{32}"),
     _rule("mailchimp_key", "-us", r"[0-9a-f]{32}-us\d{1,2}", lead=32),
     _rule("brevo_key", "xkeysib-", rf"xkeysib-{_HEX64}-[A-Za-z0-9]{{16}}"),
     _rule("twilio_api_key", "SK", r"SK[0-9a-f]{32}"),
