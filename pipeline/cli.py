@@ -251,6 +251,7 @@ def convert(
     from pipeline.progress import show_progress
     from pipeline.scaffolds import check_name
 
+    _keep_apart(sources, {"--im": im, "--lf": lf, "--rejected": rejected})
     started = time.monotonic()
     with show_progress("convert", "trials") as progress:
         tally, notes = convert_sources(
@@ -267,7 +268,8 @@ def convert(
         seconds = round(time.monotonic() - started, 3)
         typer.echo(json.dumps(tally.summary() | {"seconds": seconds}))
     else:
-        typer.echo(f"{tally.line()} -> {im}, {lf}; next: sft inspect {im}")
+        kept = f"{im}, {lf}; next: sft inspect {im}" if tally.num_kept else f"see {rejected}"
+        typer.echo(f"{tally.line()} -> {kept}")
 
 
 @app.command()
@@ -278,7 +280,11 @@ def sharegpt(
     """Write the examples of an IM file that was edited or filtered."""
     from pipeline.conversion.from_im import im_to_lf
 
-    typer.echo(f"{im_to_lf(im, lf):,} examples -> {lf}; next: set source.lf_path to it")
+    _keep_apart([im], {"--lf": lf})
+    typer.echo(
+        f"{im_to_lf(im, lf):,} examples -> {lf}; next: set source.type to local_lf and "
+        "source.lf_path to this file"
+    )
 
 
 @app.command()
@@ -327,6 +333,18 @@ def _load(config: Path | None, overrides: list[str] | None):
     from pipeline.paths import PROJECT_ROOT
 
     return load_config(config or PROJECT_ROOT / "config.yaml", overrides or ())
+
+
+def _keep_apart(sources: list[Path], outputs: dict[str, Path]) -> None:
+    """Raises: ConfigError: an output would replace a source, or another output."""
+    taken = {source.resolve(): f"the source {source}" for source in sources}
+    for option, output in outputs.items():
+        target = output.resolve()
+        for place in (target, *target.parents):
+            if place in taken:
+                where = "is" if place == target else "lies in"
+                raise ConfigError(f"{option}: {output} {where} {taken[place]}; choose another file")
+        taken[target] = f"the file of {option}"
 
 
 def _data_file(data: str, config: Path | None) -> Path:

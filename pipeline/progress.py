@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -57,10 +58,13 @@ class _Bar:
         self._display = display
         self._unit = unit
         self._rate = _Rate()
-        self._task = display.add_task(label, rate="")
+        self._label = label
+        self._task: TaskID | None = None  # no bar before there is work
 
     def update(self, done: int, total: int) -> None:
         rate = f"{self._rate.per_second(done):.1f} {self._unit}/s"
+        if self._task is None:
+            self._task = self._display.add_task(self._label, rate="")
         self._display.update(self._task, completed=done, total=total, rate=rate)
 
 

@@ -126,3 +126,19 @@ def test_im_that_was_edited_badly_names_its_line(tmp_path):
     with pytest.raises(DataError, match=r"im.json:2: messages.*correct or remove this line"):
         run("sharegpt", tmp_path / "im.json", "--lf", tmp_path / "again.json")
     assert not (tmp_path / "again.json").exists()
+
+
+def test_outputs_never_replace_a_source_or_each_other(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"messages": [{"role": "user", "content": "u"}]}\n')
+    before = source.read_bytes()
+    other = tmp_path / "other"
+    for im, lf, message in (
+        (source, other, f"--im: {source} is the source {source}; choose another file"),
+        (other, other, f"--lf: {other} is the file of --im; choose another file"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            run("convert", source, "--im", im, "--lf", lf, "--rejected", tmp_path / "rejected")
+        assert str(error.value) == message
+        assert source.read_bytes() == before
+        assert not other.exists()

@@ -578,3 +578,10 @@ def test_a_refused_run_starts_nothing_and_is_archived(config: Path):
     assert sorted(path.name for path in artifacts.iterdir()) == ["archives", "index.yaml", "locks"]
     report = json.loads((artifacts / "archives" / "run_001" / "dryrun.json").read_bytes())
     assert report["passed"] is False
+
+
+def test_a_file_that_the_source_type_does_not_read_is_named(config: Path):
+    assert (
+        "WARN  config: source.lf_path has no effect with source.type harbor_job; "
+        "write source.type: local_lf to read it"
+    ) in bad(config, "source.lf_path=examples.json")

@@ -31,12 +31,25 @@ _WITHOUT_EFFECT = {
 }
 
 
+_SOURCE_KEYS = {"path": "files", "lf_path": "local_lf"}
+"""Keys of `source` that only one type reads. Configs of the reference system set the others."""
+
+
 def check_config(context: Context) -> Iterator[Check]:
     loaded = context.loaded
     changed = f", with {', '.join(loaded.overrides)}" if loaded.overrides else ""
     yield Check("OK", "config", f"{loaded.path} is valid{changed}")
     for key, line, why in loaded.ignored:
         yield Check("WARN", "config", f"{loaded.path.name}:{line}: {key} is ignored: {why}")
+    source = context.given.source
+    for key, kind in _SOURCE_KEYS.items():
+        if getattr(source, key) and source.type != kind:
+            yield Check(
+                "WARN",
+                "config",
+                f"source.{key} has no effect with source.type {source.type}",
+                f"write source.type: {kind} to read it",
+            )
     training = context.given.training
     if context.given.infrastructure.engine != "native":
         return

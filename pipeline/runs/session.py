@@ -6,6 +6,7 @@ record, in artifacts/index.yaml and in config.yaml's runtime_info.output.
 
 import json
 import logging
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -230,7 +231,7 @@ def _data_and_training(
         record.add(directory, "deepspeed.json", Path(values["deepspeed"]))
     record.add(directory, "datasets.json", _dataset_hashes(paths, data_file))
     record.add(directory, "train_command.json", json.dumps(launch.argv, indent=2).encode())
-    logger.info("step 2: %s", " ".join(launch.argv))
+    logger.info("step 2: %s", shlex.join(launch.argv))
     train(loaded, paths, launch, run_id, stop)
     logger.info("step 2: done -> %s", paths.output_dir)
 
