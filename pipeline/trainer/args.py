@@ -56,7 +56,7 @@ class TrainingKeys(StrictModel):
     preprocessing_num_workers: Workers | None = None
     """Processes that tokenize. null: all cores."""
     dataloader_num_workers: int = Field(default=0, ge=0)
-    """Processes per rank that load batches. 0: the training process itself."""
+    """No effect in the native engine, which reads batches from a memory-mapped file."""
 
     per_device_train_batch_size: int = Field(default=1, ge=1)
     """Examples per rank and micro batch."""
@@ -93,7 +93,7 @@ class TrainingKeys(StrictModel):
     fp16: Literal[False] = False
     """float16 needs loss scaling, which the native engine does not have."""
     flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = "auto"
-    """Attention kernels. `auto`: the best ones that are installed; `disabled`: eager."""
+    """Attention kernels. `auto`: PyTorch's own (sdpa); `disabled`: eager."""
     rope_scaling: Annotated[Literal["linear", "dynamic", "yarn", "llama3"] | None, EmptyIsNull] = (
         None
     )
@@ -103,14 +103,14 @@ class TrainingKeys(StrictModel):
     use_unsloth_gc: bool = False
     """Selects gradient checkpointing, as in LLaMA-Factory, without its CPU offload."""
     enable_liger_kernel: bool = False
-    """Use Liger kernels where the model has them."""
+    """No effect in the native engine, which has no Liger kernels yet."""
     use_cpu: bool = False
     """Train on CPU although an accelerator is visible."""
 
     logging_steps: int = Field(default=1, ge=1)
     """Optimizer steps between two log lines."""
     save_strategy: Literal["steps", "epoch", "no"] = "steps"
-    """When checkpoints are written: every `save_steps`, after each epoch, or only at the end."""
+    """When checkpoints are written: every `save_steps`, after each epoch, or never."""
     save_steps: int = Field(default=200, ge=1)
     """Optimizer steps between two checkpoints (save_strategy steps)."""
     save_total_limit: Annotated[int, Field(ge=1)] | None = None
