@@ -10,7 +10,7 @@ import torch
 
 from pipeline.trainer.data.collate import IGNORE_INDEX, collate
 from pipeline.trainer.data.example import Example, Span
-from pipeline.trainer.loss import weighted_cross_entropy
+from pipeline.trainer.loss import token_losses
 
 _VOCAB = 17
 
@@ -31,7 +31,7 @@ def _loss(examples: list[Example]) -> torch.Tensor:
     """A model whose logits depend on the token at their position alone."""
     batch = collate(examples, pad_token_id=0)
     logits = _LOGITS_OF_TOKEN[batch.input_ids][:, batch.positions]
-    return weighted_cross_entropy(logits, batch.labels, batch.weights)
+    return (token_losses(logits, batch.labels) * batch.weights).sum()
 
 
 def _loss_token_by_token(example: Example) -> float:
@@ -59,7 +59,7 @@ def test_a_rank_without_examples_adds_nothing_but_takes_part() -> None:
     logits = torch.randn(1, 1, _VOCAB, requires_grad=True)
     batch = collate([], pad_token_id=3)
     assert (batch.input_ids.tolist(), batch.num_tokens) == ([[3]], 0)
-    loss = weighted_cross_entropy(logits, batch.labels, batch.weights)
+    loss = (token_losses(logits, batch.labels) * batch.weights).sum()
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -83,10 +83,16 @@ def test_nothing_padded_needs_no_mask() -> None:
     assert collate([_EXAMPLES[0]], pad_token_id=0).attention_mask is None
 
 
-def test_loss_is_summed_in_fp32_whatever_the_logits_are() -> None:
+def test_losses_are_fp32_whatever_the_logits_are() -> None:
     batch = collate(_EXAMPLES, pad_token_id=0)
     logits = _LOGITS_OF_TOKEN.bfloat16()[batch.input_ids][:, batch.positions]
-    loss = weighted_cross_entropy(logits, batch.labels, batch.weights)
-    assert loss.dtype == torch.float32
-    expected = weighted_cross_entropy(logits.float(), batch.labels, batch.weights)
-    assert loss.item() == expected.item()
+    losses = token_losses(logits, batch.labels)
+    assert losses.dtype == torch.float32
+    assert torch.equal(losses, token_losses(logits.float(), batch.labels))
+
+
+def test_a_position_without_a_label_has_no_loss() -> None:
+    logits = torch.randn(1, 2, _VOCAB)
+    losses = token_losses(logits, torch.tensor([[3, IGNORE_INDEX]]))
+    assert losses[0, 0] > 0
+    assert losses[0, 1] == 0

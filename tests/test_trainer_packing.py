@@ -27,9 +27,8 @@ from pipeline.errors import TrainError
 from pipeline.trainer.attention import PER_DOCUMENT, packed_implementation
 from pipeline.trainer.data.collate import MicroBatch, collate, collate_packed
 from pipeline.trainer.data.example import Example, Span
-from pipeline.trainer.loss import weighted_cross_entropy
 from pipeline.trainer.model import load_model
-from pipeline.trainer.parallel.strategy import forward
+from pipeline.trainer.objective import SupervisedObjective
 
 _VOCAB = 61
 _SHAPE: dict[str, Any] = {
@@ -82,7 +81,7 @@ def _gradients(
     model.zero_grad()
     total = 0.0
     for batch in batches:
-        loss = weighted_cross_entropy(forward(model, batch), batch.labels, batch.weights)
+        loss = SupervisedObjective(model)(**vars(batch)).total
         loss.backward()
         total += loss.item()
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -172,8 +171,9 @@ def test_layers_that_carry_state_are_refused(tmp_path: Path) -> None:
 def test_attention_that_needs_more_than_a_mask_is_refused_with_a_way_out(tmp_path: Path) -> None:
     directory = _saved(Gemma2Config(**_SHAPE, sliding_window=5), tmp_path)
     examples = _examples(seed=3)
+    objective = SupervisedObjective(_loaded(directory, packing=True))
     with pytest.raises(TrainError, match=r"attention has softcap, .*flash_attn: disabled"):
-        forward(_loaded(directory, packing=True), collate_packed(examples, 0))
+        objective(**vars(collate_packed(examples, 0)))
     model = _loaded(directory, packing=True, flash_attn="disabled")
     loss, alone = _gradients(model, [collate([example], 0) for example in examples])
     packed_loss, packed = _gradients(model, [collate_packed(examples, 0)])

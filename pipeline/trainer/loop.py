@@ -29,7 +29,6 @@ from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.flops import crossover_tokens
-from pipeline.trainer.loss import weighted_cross_entropy
 from pipeline.trainer.metrics import RunLog
 from pipeline.trainer.model import load_config
 from pipeline.trainer.optim import learning_rate_at
@@ -131,8 +130,7 @@ class _Run:
         micro_batches = self._plan.micro_batches(step, self._distributed.rank)
         for number, indices in enumerate(micro_batches):
             micro_batch = self._micro_batch(indices)
-            logits = self._strategy.logits(micro_batch)
-            loss = weighted_cross_entropy(logits, micro_batch.labels, micro_batch.weights)
+            loss = self._strategy.losses(micro_batch).total
             is_last = number == len(micro_batches) - 1
             self._strategy.backward(loss / total_weight, is_last=is_last)
             losses.append(loss.detach())
@@ -185,10 +183,7 @@ class _Run:
         with self._strategy.evaluating():
             for indices in self._plan.evaluation(self._distributed.rank, size):
                 micro_batch = self._micro_batch(indices)
-                logits = self._strategy.logits(micro_batch)
-                losses.append(
-                    weighted_cross_entropy(logits, micro_batch.labels, micro_batch.weights)
-                )
+                losses.append(self._strategy.losses(micro_batch).total)
         [loss] = self._distributed.sum([sum(loss.item() for loss in losses)])
         held_out = self._plan.held_out.tolist()
         loss /= sum(self._store.loss_weight(index) for index in held_out)

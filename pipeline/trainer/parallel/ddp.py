@@ -14,9 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_model, save_model
+from pipeline.trainer.objective import Losses, SupervisedObjective
 from pipeline.trainer.optim import adamw, set_learning_rate
 from pipeline.trainer.parallel.interface import Distributed
-from pipeline.trainer.parallel.strategy import evaluating, forward
+from pipeline.trainer.parallel.strategy import evaluating
 
 
 class DataParallel:
@@ -29,17 +30,17 @@ class DataParallel:
         torch.nn.Module.to(self._model, distributed.device)
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._optimizer = adamw(self._model, args)
-        self._wrapped: torch.nn.Module = self._model
+        self._wrapped: torch.nn.Module = SupervisedObjective(self._model)
         self.name = "single process"
         if distributed.world_size > 1:
             device_ids = None if distributed.device.type == "cpu" else [distributed.local_rank]
-            self._wrapped = DistributedDataParallel(self._model, device_ids=device_ids)
+            self._wrapped = DistributedDataParallel(self._wrapped, device_ids=device_ids)
             self.name = "DDP"
 
-    def logits(self, batch: MicroBatch) -> torch.Tensor:
+    def losses(self, batch: MicroBatch) -> Losses:
         device = self._distributed.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._args.bf16):
-            return forward(self._wrapped, batch)
+            return self._wrapped(**vars(batch))
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         # DistributedDataParallel averages over ranks; the loss is normalised globally already.

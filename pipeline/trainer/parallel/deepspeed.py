@@ -12,6 +12,7 @@ import torch
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_config, load_model, save_model
+from pipeline.trainer.objective import Losses, SupervisedObjective
 from pipeline.trainer.optim import adamw, set_learning_rate
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
@@ -19,7 +20,7 @@ from pipeline.trainer.parallel.deepspeed_config import (
     read_deepspeed_config,
 )
 from pipeline.trainer.parallel.interface import Distributed
-from pipeline.trainer.parallel.strategy import evaluating, forward
+from pipeline.trainer.parallel.strategy import evaluating
 
 _STATE_TAG = "deepspeed"
 
@@ -52,13 +53,15 @@ class DeepSpeed:
             for parameter in self._model.parameters()
         )
         self._engine: Any = deepspeed.initialize(
-            model=self._model, optimizer=self._optimizer(config), config=config
+            model=SupervisedObjective(self._model),
+            optimizer=self._optimizer(config),
+            config=config,
         )[0]
 
-    def logits(self, batch: MicroBatch) -> torch.Tensor:
+    def losses(self, batch: MicroBatch) -> Losses:
         device = self._distributed.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._autocast):
-            return forward(self._engine, batch)
+            return self._engine(**vars(batch))
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         # DeepSpeed averages over ranks; the loss is normalised globally already.
@@ -89,9 +92,10 @@ class DeepSpeed:
 
     def save_weights(self, directory: Path) -> None:
         if self._stage == 3:
-            state = self._engine._zero3_consolidated_16bit_state_dict()  # collective
+            gathered = self._engine._zero3_consolidated_16bit_state_dict()  # collective
+            state = {name.removeprefix("model."): value for name, value in (gathered or {}).items()}
         else:
-            state = self._engine.module.state_dict()
+            state = self._model.state_dict()
         if self._distributed.is_main:
             save_model(self._model, state, directory, bf16=self._args.bf16)
         self._distributed.barrier()

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.objective import Losses
 from pipeline.trainer.parallel.interface import Distributed
 
 
@@ -19,8 +20,8 @@ class Strategy(Protocol):
     num_parameters: int
     """Parameters of the whole model, whichever part this rank holds."""
 
-    def logits(self, batch: MicroBatch) -> torch.Tensor:
-        """(B, K, V): the logits at `batch.positions`."""
+    def losses(self, batch: MicroBatch) -> Losses:
+        """Forward pass of one micro-batch, on the device of this rank."""
         ...
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
@@ -28,7 +29,7 @@ class Strategy(Protocol):
         ...
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Within it, `logits` are those of the model in use: no gradients, no dropout."""
+        """Within it, `losses` are those of the model in use: no gradients, no dropout."""
         ...
 
     def step(self, learning_rate: float) -> float:
@@ -68,29 +69,3 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train()
-
-
-def forward(model: torch.nn.Module, batch: MicroBatch) -> torch.Tensor:
-    """Run any causal LM of transformers; only the labelled positions reach its lm_head."""
-    return model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        use_cache=False,
-        logits_to_keep=batch.positions,
-        **_documents(batch),
-    ).logits
-
-
-def _documents(batch: MicroBatch) -> dict[str, Any]:
-    """Where the documents of a packed batch are, in the words of every attention implementation."""
-    if batch.document_lengths is None:
-        return {}
-    longest = max(batch.document_lengths)
-    return {
-        "position_ids": batch.position_ids,
-        "cu_seq_lens_q": batch.boundaries,
-        "cu_seq_lens_k": batch.boundaries,
-        "max_length_q": longest,
-        "max_length_k": longest,
-        "document_lengths": batch.document_lengths,
-    }
