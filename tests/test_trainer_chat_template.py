@@ -12,12 +12,13 @@ import pytest
 from trainer_templates import FAMILIES, Family, tokenizer_for
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.trainer.args import LossWeights, TrainArgs
+from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data import chat_template
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.render import Renderer
 from pipeline.trainer.data.rendering import ClassWeights, Rendering
 from pipeline.trainer.data.sandbox import limited
+from pipeline.trainer.keys.rendering import LossWeights
 
 CHATML_TOKENS = FAMILIES["chatml"].special
 

@@ -1,0 +1,62 @@
+"""Which examples share a step, and in which order."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from pipeline.config.strict import StrictModel
+
+
+class BatchKeys(StrictModel):
+    """Which examples share a step, and in which order."""
+
+    native_keys: ClassVar[frozenset[str]] = frozenset({"curriculum"})
+
+    per_device_train_batch_size: int = Field(default=1, ge=1)
+    """Sequences per rank and micro batch: examples or, with `packing`, full sequences."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Micro batches per optimizer step."""
+    packing: bool = False
+    """Fill sequences of `cutoff_len` tokens with several examples, which never see each other:
+    positions restart and attention ends with each. `per_device_train_batch_size` then counts such
+    sequences."""
+    neat_packing: bool = False
+    """The same as `packing`; in LLaMA-Factory, only this one keeps examples apart."""
+    num_train_epochs: float = Field(default=3.0, gt=0)
+    """Passes over the data; a fraction stops within an epoch."""
+    max_steps: int = Field(default=-1, ge=-1)
+    """Optimizer steps; overrides `num_train_epochs`. -1 or 0: as many as the epochs have."""
+    seed: int = Field(default=42, ge=0)
+    """Seed of everything random."""
+    data_seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of the data order. null: `seed`."""
+    disable_shuffling: bool = False
+    """Train on the examples in the order of the file."""
+    group_by_length: bool = False
+    """Put sequences of similar length into the same step: ranks wait less for each other, but a
+    step is less random."""
+    curriculum: Literal["random", "length", "turns"] = "random"
+    """Order of every epoch: shuffled, or from few to many tokens or trained turns."""
+
+    @field_validator("curriculum")
+    @classmethod
+    def _one_order(cls, curriculum: str, info: ValidationInfo) -> str:
+        for key in ("disable_shuffling", "group_by_length"):
+            if curriculum != "random" and info.data.get(key):
+                raise ValueError(f"contradicts {key}: choose one of them")
+        return curriculum
+
+    @field_validator("group_by_length")
+    @classmethod
+    def _shuffled_groups(cls, group_by_length: bool, info: ValidationInfo) -> bool:
+        if group_by_length and info.data.get("disable_shuffling"):
+            raise ValueError("contradicts disable_shuffling: choose one of them")
+        return group_by_length
+
+    @property
+    def packs(self) -> bool:
+        return self.packing or self.neat_packing
+
+    @property
+    def document_order(self) -> Literal["random", "file", "length", "turns"]:
+        return "file" if self.disable_shuffling else self.curriculum
