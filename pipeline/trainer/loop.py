@@ -66,7 +66,7 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     checkpoint = find_resume(output_dir, args.resume_from_checkpoint)
     store = _open_data(args)
     distributed = Distributed(use_cpu=args.use_cpu, timeout_seconds=args.ddp_timeout)
-    plan = make_plan(args, store, distributed.world_size)
+    plan = make_plan(args, store, distributed.num_data_ranks)
     check_same_sequence(checkpoint, store, plan)
     _prepare_output_dir(args, checkpoint, distributed)
     _seed(args, distributed)
@@ -127,14 +127,14 @@ class _Run:
         batch = self._plan.global_batch(step)
         total_weight = sum(self._store.loss_weight(index) for index in batch)
         losses: list[torch.Tensor] = []  # on the device: the host waits for them once per step
-        micro_batches = self._plan.micro_batches(step, self._distributed.rank)
+        micro_batches = self._plan.micro_batches(step, self._distributed.data_rank)
         for number, indices in enumerate(micro_batches):
             micro_batch = self._micro_batch(indices)
             loss = self._strategy.losses(micro_batch).total
             is_last = number == len(micro_batches) - 1
             self._strategy.backward(loss / total_weight, is_last=is_last)
             losses.append(loss.detach())
-        loss_all, stopping = self._distributed.sum(
+        loss_all, stopping = self._distributed.all_reduce(
             [
                 sum(loss.item() for loss in losses) / total_weight,
                 float(stop.signal_name is not None),
@@ -181,10 +181,10 @@ class _Run:
         size = self._args.per_device_eval_batch_size
         losses: list[torch.Tensor] = []
         with self._strategy.evaluating():
-            for indices in self._plan.evaluation(self._distributed.rank, size):
+            for indices in self._plan.evaluation(self._distributed.data_rank, size):
                 micro_batch = self._micro_batch(indices)
                 losses.append(self._strategy.losses(micro_batch).total)
-        [loss] = self._distributed.sum([sum(loss.item() for loss in losses)])
+        [loss] = self._distributed.all_reduce([sum(loss.item() for loss in losses)])
         held_out = self._plan.held_out.tolist()
         loss /= sum(self._store.loss_weight(index) for index in held_out)
         if self._log is not None:
