@@ -17,7 +17,7 @@ import yaml
 from pipeline import __version__
 from pipeline.builtin import builtin_path, ensure_builtin, is_builtin
 from pipeline.config.load import LoadedConfig
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Input
 from pipeline.config.secrets import resolve_secret
 from pipeline.config.shipped import resolve_shipped
 from pipeline.errors import ConfigError, InterruptedRun, TrainError
@@ -108,8 +108,9 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
         values = {key: value for key, value in values.items() if _llamafactory_takes(key, value)}
     if "deepspeed" in values:
         values["deepspeed"] = str(resolve_shipped(values["deepspeed"])[0])
-    if given.experiment.wandb_mode != "disabled":
-        values["report_to"] = "wandb"
+    trackers = trackers_of(given)
+    if trackers:
+        values["report_to"] = trackers if len(trackers) > 1 else trackers[0]
     resume = values.get("resume_from_checkpoint")
     if resume:
         native = given.infrastructure.engine == "native"
@@ -117,6 +118,15 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
             resume_directory(paths.output_dir, resume, native=native)
         )
     return values
+
+
+def trackers_of(given: Input) -> list[str]:
+    """Those of `training.report_to`, and wandb unless `experiment.wandb_mode` disables it."""
+    asked = given.training.report_to or []
+    names = [name for name in ([asked] if isinstance(asked, str) else asked) if name != "none"]
+    if given.experiment.wandb_mode != "disabled" and "wandb" not in names:
+        names.append("wandb")
+    return names
 
 
 def _llamafactory_takes(key: str, value: Any) -> bool:

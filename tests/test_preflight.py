@@ -506,14 +506,17 @@ def test_credentials_and_trackers_are_checked(config: Path, monkeypatch: pytest.
     (found,) = of("credentials", bad(config, "credentials.wandb_api_key=env:NO_SUCH_KEY"))
     assert "FAIL  credentials: " in found
     assert "NO_SUCH_KEY" in found
-    monkeypatch.setattr(machine_checks, "_is_installed", lambda package: False)
+    monkeypatch.setattr(machine_checks, "is_installed", lambda package: False)
     (found,) = of("credentials", bad(config, "experiment.wandb_mode=offline"))
     assert found.startswith("FAIL  credentials: wandb is asked for, but not installed; pip install")
-    monkeypatch.setattr(machine_checks, "_is_installed", lambda package: True)
+    monkeypatch.setattr(machine_checks, "is_installed", lambda package: True)
     (found,) = of("credentials", bad(config, "experiment.wandb_mode=online"))
     assert found.startswith("WARN  credentials: wandb online without credentials.wandb_api_key")
     found = lines(config, "experiment.wandb_mode=offline")
     assert of("credentials", found) == ["OK    credentials: wandb offline"]
+    found = lines(config, "experiment.wandb_mode=offline", "training.report_to=[tensorboard]")
+    expected = ["OK    credentials: tensorboard", "OK    credentials: wandb offline"]
+    assert of("credentials", found) == expected
 
 
 # --- model, template, tokens, memory

@@ -5,7 +5,6 @@ Run: pytest tests/test_trainer_metrics.py
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,6 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.metrics import RunLog
-
-_FAKE_WANDB = """
-import json, os
-from pathlib import Path
-
-class _Run:
-    id = "run-7"
-    def __init__(self, given):
-        self._file = Path(os.environ["WANDB_FAKE_FILE"])
-        self._write("init", given)
-    def _write(self, what, given):
-        with self._file.open("a") as file:
-            file.write(json.dumps([what, given]) + chr(10))
-    def log(self, numbers, step):
-        self._write("log", {"step": step, **numbers})
-    def finish(self):
-        self._write("finish", {})
-
-def init(**given):
-    return _Run(given)
-"""
 
 
 def _args(output_dir: Path, **changes: Any) -> TrainArgs:
@@ -137,16 +115,11 @@ def test_trainer_state_loads_with_transformers(tmp_path: Path) -> None:
 
 def test_an_evaluation_has_a_line_and_a_place_of_its_own(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    import_wandb_from: Callable[[Path], None],
 ) -> None:
-    (tmp_path / "wandb.py").write_text(_FAKE_WANDB)
-    import_wandb_from(tmp_path)
-    monkeypatch.setenv("WANDB_FAKE_FILE", str(tmp_path / "calls.jsonl"))
-    log = _open(_args(tmp_path / "out", report_to=["wandb"]))
+    log = _open(_args(tmp_path))
     _record(log, 1, 2)
     log.record_evaluation(2, loss=0.25, num_examples=8, seconds=2.0)
-    line = json.loads((tmp_path / "out" / "trainer_log.jsonl").read_text().splitlines()[-1])
+    line = json.loads((tmp_path / "trainer_log.jsonl").read_text().splitlines()[-1])
     assert (line["current_steps"], line["eval_loss"]) == (2, 0.25)
     entry = log.progress()["log_history"][-1]
     assert entry == {
@@ -157,27 +130,3 @@ def test_an_evaluation_has_a_line_and_a_place_of_its_own(
         "step": 2,
     }
     assert log.losses() == [(1, 1.0), (2, 0.5)]
-    told = (tmp_path / "calls.jsonl").read_text()
-    assert '"eval/loss": 0.25' in told
-
-
-def test_wandb_gets_every_number_of_every_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    import_wandb_from: Callable[[Path], None],
-) -> None:
-    (tmp_path / "wandb.py").write_text(_FAKE_WANDB)
-    import_wandb_from(tmp_path)
-    monkeypatch.setenv("WANDB_FAKE_FILE", str(tmp_path / "calls.jsonl"))
-    log = _open(_args(tmp_path / "out", report_to=["wandb"], run_name="r1"))
-    assert log.wandb_run_id == "run-7"
-    _record(log, 1, 2)
-    log.finish({})
-    calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
-    assert [what for what, _ in calls] == ["init", "log", "log", "finish"]
-    init = calls[0][1]
-    assert (init["name"], init["resume"]) == ("r1", "allow")
-    assert init["config"]["learning_rate"] == 3e-3
-    logged = calls[2][1]
-    assert logged.items() >= {"step": 2, "train/loss": 0.5, "train/total_tokens": 200}.items()
-    assert all(isinstance(value, int | float) for value in logged.values())

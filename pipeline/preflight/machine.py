@@ -10,13 +10,14 @@ from pipeline.errors import ConfigError
 from pipeline.launch import machine
 from pipeline.paths import from_root
 from pipeline.preflight.report import Check, Context
-from pipeline.step2_train import nproc_per_node, visible_accelerators
+from pipeline.step2_train import nproc_per_node, trackers_of, visible_accelerators
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
     offloads_optimizer,
     read_deepspeed_config,
 )
+from pipeline.trainer.reporting.trackers import is_installed
 
 TESTED_TORCH = "2.13.0"
 _PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "datasets", "peft")
@@ -187,31 +188,26 @@ def check_credentials(context: Context) -> Iterator[Check]:
             resolve_secret(getattr(given.credentials, key), f"credentials.{key}")
         except ConfigError as error:
             yield Check("FAIL", "credentials", str(error))
-    wants_wandb = given.experiment.wandb_mode != "disabled" or "wandb" in given.training.report_to
-    if not wants_wandb:
+    wandb_mode = given.experiment.wandb_mode
+    trackers = trackers_of(given)
+    if not trackers:
         yield Check("OK", "credentials", "no tracker asked for")
         return
-    if given.infrastructure.engine == "native" and not _is_installed("wandb"):
-        yield Check(
-            "FAIL",
-            "credentials",
-            "wandb is asked for, but not installed",
-            "pip install 'sft-pipeline[wandb]', or experiment.wandb_mode: disabled",
-        )
-    elif given.experiment.wandb_mode == "online" and not given.credentials.wandb_api_key:
-        yield Check(
-            "WARN",
-            "credentials",
-            "wandb online without credentials.wandb_api_key relies on an earlier wandb login",
-            "set it to env:WANDB_API_KEY",
-        )
-    else:
-        yield Check("OK", "credentials", f"wandb {given.experiment.wandb_mode}")
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
+    for name in trackers:
+        if given.infrastructure.engine == "native" and not is_installed(name):
+            yield Check(
+                "FAIL",
+                "credentials",
+                f"{name} is asked for, but not installed",
+                f"pip install 'sft-pipeline[{name}]', or remove it from training.report_to"
+                + (" and set experiment.wandb_mode: disabled" if name == "wandb" else ""),
+            )
+        elif name == "wandb" and wandb_mode == "online" and not given.credentials.wandb_api_key:
+            yield Check(
+                "WARN",
+                "credentials",
+                "wandb online without credentials.wandb_api_key relies on an earlier wandb login",
+                "set it to env:WANDB_API_KEY",
+            )
+        else:
+            yield Check("OK", "credentials", f"wandb {wandb_mode}" if name == "wandb" else name)

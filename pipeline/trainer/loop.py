@@ -43,6 +43,7 @@ from pipeline.trainer.output_dir import (
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy, make_strategy
 from pipeline.trainer.plot import plot_loss
+from pipeline.trainer.reporting.trackers import check_installed
 from pipeline.trainer.resume import check_same_sequence, check_same_strategy
 from pipeline.trainer.stop import StopRequest
 
@@ -62,6 +63,7 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         raise ConfigError(
             f"eval_strategy: {args.eval_strategy}: there is nothing to evaluate on; set val_size"
         )
+    check_installed(args.report_to)
     output_dir = Path(args.output_dir)
     checkpoint = find_resume(output_dir, args.resume_from_checkpoint)
     store = _open_data(args)

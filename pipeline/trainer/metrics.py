@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.files import write_json, write_text
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
+from pipeline.trainer.reporting.delivery import Deliveries
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,7 @@ class RunLog:
         self._last_tokens = self._tokens
         self._since_log: list[float] = earlier.get("losses_since_log", [])
         self._cut_log_to(self._step)
-        reported = [args.report_to] if isinstance(args.report_to, str) else args.report_to
-        self._trackers = [_Wandb(args)] if "wandb" in reported else []
+        self._trackers = Deliveries(args)
 
     def record(self, step: int, *, loss: float, grad_norm: float, lr: float, tokens: int) -> None:
         """One optimizer step. `tokens` is what the global batch held, padding not counted."""
@@ -74,8 +74,7 @@ class RunLog:
                 "step": step,
             }
         )
-        for tracker in self._trackers:
-            tracker.log(step, line)
+        self._trackers.send(step, line)
         logger.info(
             "step %d/%d | loss %.4f | lr %.3g | grad norm %.3f | %s tokens/s | left %s",
             step,
@@ -102,8 +101,7 @@ class RunLog:
             "step": step,
         }
         self._history.append(entry)
-        for tracker in self._trackers:
-            tracker.log(step, line)
+        self._trackers.send(step, line)
         logger.info("step %d/%d | eval loss %.4f", step, self._plan.total_steps, loss)
 
     @property
@@ -176,13 +174,11 @@ class RunLog:
         return results
 
     def close(self) -> None:
-        for tracker in self._trackers:
-            tracker.close()
-        self._trackers = []
+        self._trackers.close()
 
     @property
     def wandb_run_id(self) -> str | None:
-        return self._trackers[0].run_id if self._trackers else None
+        return self._trackers.wandb_run_id
 
     def losses(self) -> list[tuple[int, float]]:
         """Step and training loss."""
@@ -222,31 +218,3 @@ def _is_step_until(line: str, step: int) -> bool:
     except ValueError:  # the writer was killed in the middle of it
         return False
     return bool({"loss", "eval_loss"} & entry.keys()) and entry["current_steps"] <= step
-
-
-class _Wandb:
-    """Weights & Biases, configured by its own environment variables (WANDB_MODE, WANDB_RUN_ID)."""
-
-    def __init__(self, args: TrainArgs) -> None:
-        import wandb  # pyright: ignore[reportMissingImports]  # optional
-
-        self._run = wandb.init(
-            name=args.run_name, config=args.model_dump(mode="json"), resume="allow"
-        )
-
-    @property
-    def run_id(self) -> str:
-        return self._run.id
-
-    def log(self, step: int, line: dict[str, Any]) -> None:
-        numbers = {
-            f"eval/{key.removeprefix('eval_')}"
-            if key.startswith("eval_")
-            else f"train/{key}": value
-            for key, value in line.items()
-            if isinstance(value, int | float)
-        }
-        self._run.log(numbers, step=step)
-
-    def close(self) -> None:
-        self._run.finish()

@@ -36,6 +36,8 @@ _OURS = (
     "all_results.json",
     "eval_results.json",
     "training_*.png",
+    "undelivered_*.jsonl",
+    "runs",
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from pipeline.config.strict import StrictModel
 
-Tracker = Literal["none", "wandb"]
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+Tracker = Literal["none", "tensorboard", "wandb", "trackio", "mlflow"]
 
 
 class ReportingKeys(StrictModel):
@@ -17,6 +18,7 @@ class ReportingKeys(StrictModel):
     plot_loss: bool = True
     """Write training_loss.png."""
     report_to: Tracker | list[Tracker] = "none"
-    """Experiment trackers: one name or a list."""
+    """Experiment trackers: one name or a list. No step waits for them; what an outage keeps back
+    is delivered later."""
     include_num_input_tokens_seen: bool = True
     """Count tokens, for throughput in every log line."""
