@@ -5,7 +5,6 @@ Run: pytest tests/test_trainer_trackers.py
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -118,7 +117,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_way_out(
 
 
 @pytest.fixture(scope="module")
-def fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def fakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("fakes")
     for name, source in (("wandb", _FAKE_WANDB), ("trackio", _FAKE_TRACKIO)):
         (directory / f"{name}.py").write_text(_FAKE + source)
