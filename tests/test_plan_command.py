@@ -6,6 +6,7 @@ Run: pytest tests/test_plan_command.py
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data import load
+from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate, collate_packed
+from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.packing import Sequences
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
@@ -45,11 +49,11 @@ def args(tiny_model: Path, tmp_path: Path) -> TrainArgs:
     )
 
 
-def _plan(args: TrainArgs, *options: str) -> str:
+def _plan(args: TrainArgs, *options: str, status: int = 0) -> str:
     file = Path(args.output_dir).with_suffix(".yaml")
     file.write_text(yaml.safe_dump(args.model_dump(mode="json")))
     done = CliRunner().invoke(cli.app, ["plan", str(file), *options])
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == status, done.output
     return done.stdout
 
 
@@ -89,6 +93,65 @@ def test_the_plan_in_words(args: TrainArgs) -> None:
     assert lines[2].startswith("data: 24 rows, ")
     assert lines[3].startswith(f"fill {told['fill']:.4f} | balance 1.0000")
     assert lines[4].startswith("lost: 0 tokens by the plan; ")
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_the_tensors_of_every_example_are_those_of_the_preview(
+    args: TrainArgs, packing: bool
+) -> None:
+    args = args.model_copy(update={"packing": packing, "val_size": 3.0})
+    told = json.loads(_plan(args, "--world-size", "2", "--check", "--json"))
+    check = told["check"]
+    assert (check["is_equal"], check["differing_rows"]) == (True, [])
+    assert check["documents"] == told["documents"] + told["held_out"]
+    assert check["preview_sha256"] == check["training_sha256"]
+    last = _plan(args, "--world-size", "2", "--check").splitlines()[-1]
+    shown = check["preview_sha256"][:16]
+    assert last == (
+        f"tensors of {check['documents']} examples, shown {shown}, trained {shown}: the same"
+    )
+
+
+def _shifted_label(batch: MicroBatch) -> None:
+    batch.positions[-1] -= 1
+
+
+def _masked_label(batch: MicroBatch) -> None:
+    batch.labels[-1, -1] = IGNORE_INDEX
+
+
+def _wrong_weight(batch: MicroBatch) -> None:
+    batch.weights[-1, -1] = 2.0
+
+
+def _wrong_token(batch: MicroBatch) -> None:
+    batch.input_ids[-1, 0] += 1
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("plant", [_shifted_label, _masked_label, _wrong_weight, _wrong_token])
+def test_a_planted_difference_is_found(
+    args: TrainArgs,
+    packing: bool,
+    plant: Callable[[MicroBatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    args = args.model_copy(update={"packing": packing, "per_device_train_batch_size": 1})
+    planted: list[str] = []
+
+    def spoilt(examples: list[Example], pad_token_id: int) -> MicroBatch:
+        batch = (collate_packed if packing else collate)(examples, pad_token_id)
+        if not planted:
+            plant(batch)
+            planted.append("once")
+        return batch
+
+    monkeypatch.setattr(load, "collate_packed" if packing else "collate", spoilt)
+    told = json.loads(_plan(args, "--check", "--json", status=1))["check"]
+    assert told["preview_sha256"] != told["training_sha256"]
+    [row] = told["differing_rows"]
+    planted.clear()
+    assert f"1 examples differ\ndiffers: {row}\n" in _plan(args, "--check", status=1)
 
 
 def _quality(

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.base import JsonOption, app
+from pipeline.errors import ExitCode
+
+_ROWS_SHOWN = 10
 
 
 @app.command()
@@ -17,6 +20,10 @@ def plan(
         int | None,
         typer.Option(min=1, help="Ranks [default: visible accelerators, else 1]."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare the tensors of every example with `sft preview`."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Steps, tokens, fill and balance of a training, and the hash that its run will have."""
@@ -29,21 +36,29 @@ def plan(
     from pipeline.trainer.data.build import open_or_build
     from pipeline.trainer.data.plan_report import report
     from pipeline.trainer.loop import make_plan
+    from pipeline.trainer.preview.check import check_tensors
 
     args = load_train_args(train_yaml)
-    with StopRequests() as stop, stop.interruptible(), show_progress("tokenise", "rows") as shown:
-        store = open_or_build(args, shown).store
-    ranks = world_size or (0 if args.use_cpu else len(accelerators())) or 1
-    found = report(make_plan(args, store, ranks), store)
+    with StopRequests() as stop, stop.interruptible():
+        with show_progress("tokenise", "rows") as shown:
+            store = open_or_build(args, shown).store
+        ranks = world_size or (0 if args.use_cpu else len(accelerators())) or 1
+        made = make_plan(args, store, ranks)
+        found = report(made, store)
+        if check:
+            with show_progress("check", "examples") as shown:
+                found["check"] = check_tensors(args, made, store, shown).to_record()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
         typer.echo("\n".join(_lines(found, args.packs)))
+    if check and not found["check"]["is_equal"]:
+        raise typer.Exit(int(ExitCode.FAILED))
 
 
 def _lines(found: dict[str, Any], packs: bool) -> list[str]:
     what = "packed sequences" if packs else "examples"
-    return [
+    lines = [
         f"plan {found['plan']}: {found['steps']:,} steps of {found['global_batch']} {what} on "
         f"{found['world_size']} ranks, {found['epochs']:.4g} epochs",
         f"per epoch: {found['steps_per_epoch']:,} steps, {found['sequences']:,} {what}, "
@@ -55,4 +70,15 @@ def _lines(found: dict[str, Any], packs: bool) -> list[str]:
         f"lost: {found['tokens_lost']:,} tokens by the plan; {found['turns_over_cutoff']:,} turns "
         f"and {found['rows_over_cutoff']:,} rows beyond cutoff_len; {found['rows_rejected']:,} "
         "rows that cannot be rendered",
+    ]
+    return lines + (_check_lines(found["check"]) if "check" in found else [])
+
+
+def _check_lines(check: dict[str, Any]) -> list[str]:
+    rows = check["differing_rows"]
+    verdict = "the same" if check["is_equal"] else f"{len(rows):,} examples differ"
+    return [
+        f"tensors of {check['documents']:,} examples, shown {check['preview_sha256'][:16]}, "
+        f"trained {check['training_sha256'][:16]}: {verdict}",
+        *(f"differs: {row}" for row in rows[:_ROWS_SHOWN]),
     ]

@@ -23,7 +23,8 @@ from pipeline.trainer.announce import announce
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint import restore_random_state, save_checkpoint
 from pipeline.trainer.data.build import open_or_build
-from pipeline.trainer.data.collate import MicroBatch, collate, collate_packed
+from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.data.load import load_micro_batch
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.data.store import TokenStore, open_store
@@ -104,7 +105,6 @@ class _Run:
         self._store = store
         self._strategy = strategy
         self._distributed = distributed
-        self._collate = collate_packed if args.packs else collate
         self._output_dir = Path(args.output_dir)
         self._step = checkpoint.step if checkpoint else 0
         self._saved_step = self._step if checkpoint else None
@@ -196,8 +196,7 @@ class _Run:
             )
 
     def _micro_batch(self, indices: list[int]) -> MicroBatch:
-        examples = [self._store[index] for index in indices]
-        batch = self._collate(examples, self._store.pad_token_id)
+        batch = load_micro_batch(self._store, indices, packs=self._args.packs)
         return batch.to(self._distributed.device)
 
     def _is_save_step(self) -> bool:

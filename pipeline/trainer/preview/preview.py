@@ -3,14 +3,11 @@
 TrainArgs, row number  ->  Preview(examples=[PreviewedExample(runs=[Run(text, weight), ...])])
 """
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.progress import show_progress
@@ -21,6 +18,7 @@ from pipeline.trainer.data.collate import IGNORE_INDEX
 from pipeline.trainer.data.dataset import Dataset, find_datasets
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.tokenize import TokenizerSource
+from pipeline.trainer.preview.sequence import Sequence
 
 
 @dataclass(frozen=True)
@@ -38,21 +36,16 @@ class Run:
 class PreviewedExample:
     """One training sequence."""
 
-    ids: list[int]
-    labels: list[int]
-    """The id where the token carries loss, else IGNORE_INDEX."""
-    weights: list[float]
+    sequence: Sequence
     runs: list[Run]
 
     @property
-    def num_trained(self) -> int:
-        return sum(label != IGNORE_INDEX for label in self.labels)
+    def num_tokens(self) -> int:
+        return len(self.sequence.ids)
 
-    def digest(self) -> str:
-        """SHA-256 of ids, labels (int64) and weights (float32)."""
-        content = hashlib.sha256(np.asarray([self.ids, self.labels], dtype="<i8").tobytes())
-        content.update(np.asarray(self.weights, dtype="<f4").tobytes())
-        return content.hexdigest()
+    @property
+    def num_trained(self) -> int:
+        return int((self.sequence.labels != IGNORE_INDEX).sum())
 
 
 @dataclass(frozen=True)
@@ -83,12 +76,12 @@ class Preview:
             "tools": {name: vars(count) for name, count in self.tools.items()},
             "examples": [
                 {
-                    "tokens": len(example.ids),
+                    "tokens": example.num_tokens,
                     "trained_tokens": example.num_trained,
-                    "sha256": example.digest(),
-                    "ids": example.ids,
-                    "labels": example.labels,
-                    "weights": example.weights,
+                    "sha256": example.sequence.digest(),
+                    "ids": example.sequence.ids.tolist(),
+                    "labels": example.sequence.labels.tolist(),
+                    "weights": example.sequence.weights.tolist(),
                     "runs": [vars(run) for run in example.runs],
                 }
                 for example in self.examples
@@ -147,22 +140,23 @@ def _count(items: Any) -> dict[str, Count]:
 
 
 def _previewed(example: Example, tokenizer: Any) -> PreviewedExample:
-    labels = [IGNORE_INDEX] * len(example.ids)
-    weights = [0.0] * len(example.ids)
-    for span in example.spans:
-        labels[span.start : span.end] = example.ids[span.start : span.end]
-        weights[span.start : span.end] = [span.weight] * (span.end - span.start)
+    sequence = Sequence.of(example)
     special = set(tokenizer.all_special_ids)
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     tokens = [
         # A special token's place keeps it apart from the next one.
         (position if token in special else -1, None if label == IGNORE_INDEX else weight, token)
         for position, (token, label, weight) in enumerate(
-            zip(example.ids, labels, weights, strict=True)
+            zip(
+                sequence.ids.tolist(),
+                sequence.labels.tolist(),
+                sequence.weights.tolist(),
+                strict=True,
+            )
         )
     ]
     runs = []
     for (position, weight), group in groupby(tokens, key=lambda item: item[:2]):
         ids = [token for _, _, token in group]
         runs.append(Run(tokenizer.decode(ids), weight, position >= 0, len(ids)))
-    return PreviewedExample(list(example.ids), labels, weights, runs)
+    return PreviewedExample(sequence, runs)

@@ -18,10 +18,10 @@ def show_preview(console: Console, preview: Preview) -> None:
 
 
 def facts(example: PreviewedExample) -> str:
-    share = 100 * example.num_trained / len(example.ids)
+    share = 100 * example.num_trained / example.num_tokens
     return (
-        f"{len(example.ids):,} tokens, {example.num_trained:,} trained ({share:.1f} %), "
-        f"sha256 {example.digest()[:16]}"
+        f"{example.num_tokens:,} tokens, {example.num_trained:,} trained ({share:.1f} %), "
+        f"sha256 {example.sequence.digest()[:16]}"
     )
 
 
