@@ -34,6 +34,7 @@ from pipeline.launch.torchrun import (
 from pipeline.paths import PROJECT_ROOT, SHIPPED, RunPaths, from_root
 from pipeline.progress import show_progress
 from pipeline.trainer.args import NATIVE_KEYS, TrainArgs
+from pipeline.trainer.data.dataset import find_datasets
 from pipeline.trainer.llamafactory_keys import DROPPED_WHEN_FALSE
 from pipeline.trainer.output_dir import (
     LATEST,
@@ -96,7 +97,7 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
         trust_remote_code=given.model.trust_remote_code,
         do_train=True,
         dataset_dir=str(paths.dataset_dir),
-        dataset=paths.dataset_name,
+        dataset=",".join([paths.dataset_name, *given.dataset.mixed_with]),
         output_dir=str(paths.output_dir),
         run_name=paths.run_name,
     )
@@ -147,6 +148,13 @@ def tokenize(values: dict[str, Any]) -> Path:
     for line in report.cutoff_lines():
         logger.info("step 2: %s", line)
     return report.store.directory
+
+
+def dataset_files(values: dict[str, Any]) -> list[Path]:
+    """The local files of all datasets that the training YAML names."""
+    names = ",".join(filter(None, [values["dataset"], values.get("eval_dataset")]))
+    datasets = find_datasets(Path(values["dataset_dir"]), names)
+    return [dataset.file for dataset in datasets if dataset.file is not None]
 
 
 def resume_directory(output_dir: Path, resume_from_checkpoint: str, *, native: bool) -> Path:

@@ -116,7 +116,7 @@ def test_held_out_rows_are_counted_and_must_leave_some(config: Path):
     (found,) = bad(config, "training.eval_strategy=epoch")
     assert found == (
         "FAIL  tokens: training.eval_strategy epoch: there is nothing to evaluate on; set "
-        "training.val_size"
+        "training.val_size or training.eval_dataset"
     )
 
 
@@ -366,6 +366,24 @@ def test_a_changed_dataset_entry_is_announced(config: Path):
     assert bad(config) == [
         f"FAIL  dataset: {info}:1:10: not JSON (Expecting value); repair it, or move it away and "
         "register the datasets again"
+    ]
+
+
+def test_other_datasets_must_be_registered(config: Path):
+    info = config.parent / "artifacts" / "data" / "lf_data" / "dataset_info.json"
+    info.parent.mkdir(parents=True)
+    row = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    (info.parent / "more.json").write_text(json.dumps([row]))
+    entry = {"file_name": "more.json", "formatting": "sharegpt"}
+    info.write_text(json.dumps({"more": entry, "held": entry}))
+    others = ("dataset.mixed_with=[more]", "training.eval_dataset=held")
+    found = lines(config, *others, "training.eval_strategy=epoch")
+    assert of("dataset", found)[1:] == [
+        "OK    dataset: beside it: more, held; what follows about tokens is without them"
+    ]
+    assert not [line for line in found if not line.startswith("OK")]
+    assert bad(config, others[0], "training.eval_dataset=none") == [
+        f"FAIL  dataset: {info}: no dataset 'none' is registered (known: held, more)"
     ]
 
 

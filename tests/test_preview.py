@@ -90,6 +90,20 @@ def test_json_holds_the_ids_and_labels_of_the_store_that_training_opens(train_ya
         assert sum(run["num_tokens"] for run in example["runs"]) == len(stored.ids)
 
 
+def test_a_row_of_another_dataset(tmp_path: Path) -> None:
+    train_yaml = write_yaml(tmp_path, eval_dataset="other")
+    write_dataset(tmp_path / "data", ROWS[:1] * 3, "other")
+    trained = record(train_yaml)
+    assert record(train_yaml, "--dataset", "demo") == trained
+    evaluated = record(train_yaml, "--dataset", "other", "--row", 3)
+    assert evaluated["examples"] == trained["examples"]
+    assert "row 3: dataset 'demo' has fewer" in str(
+        sft("preview", train_yaml, "--row", 3).exception
+    )
+    unknown = sft("preview", train_yaml, "--dataset", "none").exception
+    assert str(unknown) == "--dataset none: not in the YAML (it has demo, other)"
+
+
 def test_messages_and_calls_are_counted(train_yaml: Path) -> None:
     preview = record(train_yaml, "--row", 2)
     assert preview["roles"] == {
@@ -151,7 +165,7 @@ def test_a_turn_ends_where_the_generation_config_stops(tmp_path: Path) -> None:
     [
         ({}, 3, DataError, "row 3: dataset 'demo' has fewer rows"),
         ({"cutoff_len": 28}, 2, DataError, "row 2: nothing of it is trained: no turn carries"),
-        ({"dataset": "demo,demo"}, 1, ConfigError, "dataset: sft preview looks at one dataset"),
+        ({"dataset": "demo,other"}, 1, ConfigError, "dataset: several are trained; add --dataset"),
     ],
 )
 def test_what_cannot_be_shown_is_explained(

@@ -5,6 +5,7 @@ Run: pytest tests/test_step2.py
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from pipeline.launch.torchrun import build_environment
 from pipeline.paths import RunPaths
 from pipeline.step2_train import (
     Launch,
+    dataset_files,
     model_path,
     nproc_per_node,
     plan_launch,
@@ -80,6 +82,44 @@ def test_the_yaml_says_what_the_config_says(config: Path):
     assert (args.dataset, args.dataset_dir) == ("demo", str(paths.dataset_dir))
     assert args.run_name == "demo"
     assert text.startswith(f"# Generated from {config} by sft-pipeline ")
+
+
+def test_datasets_are_mixed(config: Path):
+    values = yaml.safe_load(
+        rendered(
+            config,
+            "dataset.mixed_with=[more, others]",
+            "training.mix_strategy=interleave_over",
+            "training.interleave_probs='0.5,0.3,0.2'",
+            "training.eval_dataset=held",
+        )
+    )
+    assert (values["dataset"], values["eval_dataset"]) == ("demo,more,others", "held")
+    dataset_dir = Path(values["dataset_dir"])
+    for name in ("demo", "more", "others", "held"):
+        write_dataset(dataset_dir, [], name)
+    files = [file.name for file in dataset_files(values)]
+    assert files == ["demo.json", "more.json", "others.json", "held.json"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["dataset.mixed_with=[more]", "training.eval_dataset=more"],
+            "training: 'more' is named twice and in eval_dataset; name it once",
+        ),
+        (
+            ["training.mix_strategy=interleave_once", "training.interleave_probs='0.5,0.5'"],
+            "training: 1 dataset to train on, but interleave_probs has 2 numbers",
+        ),
+    ],
+)
+def test_names_of_datasets_that_do_not_agree_are_refused(
+    config: Path, overrides: list[str], message: str
+):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(config, overrides)
 
 
 def test_every_key_is_known_to_llamafactory_or_the_native_engine(config: Path):

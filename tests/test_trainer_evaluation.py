@@ -14,7 +14,7 @@ import torch
 from trainer_runs import CROSSOVER, ROOT, conversations, plan_of, run, train_args, write_dataset
 from transformers import AutoModelForCausalLM
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.holdout import hold_out
 from pipeline.trainer.data.plan import Plan
@@ -45,11 +45,11 @@ def _evaluations(output_dir: Path) -> list[tuple[int, float]]:
     return [(line["current_steps"], line["eval_loss"]) for line in found]
 
 
-def _plain_loss(model_dir: Path, plan: Plan, store: TokenStore) -> float:
-    """Of the held out documents, one at a time."""
+def _plain_loss(model_dir: Path, documents: np.ndarray, store: TokenStore) -> float:
+    """One document at a time."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     loss = weight = 0.0
-    for example in (store[int(index)] for index in plan.held_out):
+    for example in (store[int(index)] for index in documents):
         with torch.no_grad():
             logs = model(torch.tensor([example.ids])).logits[0].log_softmax(dim=-1)
         for span in example.spans:
@@ -98,11 +98,74 @@ def test_the_loss_is_that_of_the_saved_model(
     assert not set(plan.held_out) & {i for step in range(1, 6) for i in plan.global_batch(step)}
     found = _evaluations(tmp_path / "run")
     assert [step for step, _ in found] == [2, 4, 5]
-    assert found[-1][1] == pytest.approx(_plain_loss(tmp_path / "run", plan, store), abs=1e-5)
+    assert found[-1][1] == pytest.approx(
+        _plain_loss(tmp_path / "run", plan.held_out, store), abs=1e-5
+    )
     results = json.loads((tmp_path / "run" / "eval_results.json").read_bytes())
     assert results["eval_loss"] == found[-1][1]
     everything = json.loads((tmp_path / "run" / "all_results.json").read_bytes())
     assert {"train_loss", "eval_loss"} <= everything.keys()
+
+
+@pytest.fixture
+def two_evaluated(dataset_dir: Path) -> Path:
+    """23 rows to train on; 7 and 4 others."""
+    write_dataset(dataset_dir, conversations(7, seed=1), "first")
+    return write_dataset(dataset_dir, conversations(4, seed=2), "second")
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_other_datasets_are_evaluated_and_not_trained(
+    tiny_model: Path, two_evaluated: Path, tmp_path: Path, each: bool
+) -> None:
+    args = _args(
+        tiny_model,
+        two_evaluated,
+        tmp_path / "run",
+        val_size=0.0,
+        eval_dataset="first, second",
+        eval_on_each_dataset=each,
+        packing=True,
+        cutoff_len=256,
+    )
+    train(args, StopRequest())
+    plan, store = plan_of(args)
+    assert {store.dataset(int(i)) for i in plan.epochs[0].documents} == {"demo"}
+    of_each = plan.held_out_by_dataset()
+    rows = {
+        name: len({store.row(int(i)) for i in documents}) for name, documents in of_each.items()
+    }
+    assert rows == {"first": 7, "second": 4}
+    expected = {"eval_loss": _plain_loss(tmp_path / "run", plan.held_out, store)}
+    if each:
+        for name, documents in of_each.items():
+            expected[f"eval_{name}_loss"] = _plain_loss(tmp_path / "run", documents, store)
+    last = [json.loads(line) for line in (tmp_path / "run/trainer_log.jsonl").open()][-2]
+    for found in (
+        last,
+        json.loads((tmp_path / "run" / "eval_results.json").read_bytes()),
+        json.loads((tmp_path / "run" / "all_results.json").read_bytes()),
+    ):
+        losses = {key: found[key] for key in found if key.startswith("eval_") and "loss" in key}
+        assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_trained_sequence_does_not_depend_on_other_datasets(
+    tiny_model: Path, two_evaluated: Path, tmp_path: Path
+) -> None:
+    alone = _args(tiny_model, two_evaluated, tmp_path / "run", val_size=0.0, eval_strategy="no")
+    beside = alone.model_copy(update={"eval_dataset": "second"})
+    for step in range(1, 6):
+        assert plan_of(alone)[0].global_batch(step) == plan_of(beside)[0].global_batch(step)
+
+
+def test_a_dataset_of_which_nothing_can_be_evaluated_is_refused(
+    tiny_model: Path, dataset_dir: Path, tmp_path: Path
+) -> None:
+    write_dataset(dataset_dir, [{"conversations": []}], "broken")
+    args = _args(tiny_model, dataset_dir, tmp_path / "run", val_size=0.0, eval_dataset="broken")
+    with pytest.raises(DataError, match="eval_dataset: no row of 'broken' can be evaluated"):
+        plan_of(args)
 
 
 def test_looking_at_held_out_rows_changes_no_weight(
@@ -143,7 +206,7 @@ def test_evaluating_on_nothing_is_refused(
     tiny_model: Path, dataset_dir: Path, tmp_path: Path
 ) -> None:
     args = _args(tiny_model, dataset_dir, tmp_path / "run", val_size=0.0)
-    with pytest.raises(ConfigError, match="nothing to evaluate on; set val_size"):
+    with pytest.raises(ConfigError, match="nothing to evaluate on; set val_size or eval_dataset"):
         train(args, StopRequest())
 
 
@@ -154,7 +217,7 @@ def test_each_held_out_document_is_evaluated_once_by_any_number_of_ranks(
 ) -> None:
     args = _args(Path("model"), Path("data"), Path("run"), packing=packing, cutoff_len=100)
     plan = Plan.of(args, Documents.from_lengths(np.arange(1, 100)), ranks, CROSSOVER)
-    batches = [plan.evaluation(rank, batch_size=2) for rank in range(ranks)]
+    batches = [plan.evaluation(plan.held_out, rank, batch_size=2) for rank in range(ranks)]
     assert len({len(of_rank) for of_rank in batches}) == 1
     seen = [i for of_rank in batches for batch in of_rank for i in batch]
     assert sorted(seen) == plan.held_out.tolist()

@@ -71,6 +71,13 @@ def _lines(found: dict[str, Any], packs: bool) -> list[str]:
         f"and {found['rows_over_cutoff']:,} rows beyond cutoff_len; {found['rows_rejected']:,} "
         "rows that cannot be rendered",
     ]
+    if len(found["datasets"]) > 1:
+        shares = (
+            f"{name} {share['documents']:,} examples ({share['tokens']:,} tokens)"
+            + (f", {share['held_out']:,} held out" if share["held_out"] else "")
+            for name, share in found["datasets"].items()
+        )
+        lines.insert(2, f"of each dataset: {'; '.join(shares)}")
     return lines + (_check_lines(found["check"]) if "check" in found else [])
 
 

@@ -15,6 +15,7 @@ def preview(
         Path, typer.Argument(metavar="TRAIN.yaml", help="Training YAML, as STEP 2 writes it.")
     ],
     row: Annotated[int, typer.Option(min=1, help="Row of the dataset, from 1.")] = 1,
+    dataset: Annotated[str | None, typer.Option(help="Name, where the YAML has several.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write this HTML file instead.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,7 +33,7 @@ def preview(
 
     if html is not None:
         keep_apart([train_yaml], {"--html": html})
-    found = preview_row(load_train_args(train_yaml), row)
+    found = preview_row(load_train_args(train_yaml), row, dataset)
     if html is not None:
         with atomic_open(html) as file:
             file.write(preview_html(found).encode("utf-8", "backslashreplace"))

@@ -24,7 +24,7 @@ from pipeline.config.conversion_schema import Conversion
 from pipeline.config.secrets import SecretReference
 from pipeline.config.strict import EmptyIsNull, StrictModel, Text
 from pipeline.scaffolds import SCAFFOLDS
-from pipeline.trainer.args import NATIVE_KEYS, TrainingKeys
+from pipeline.trainer.args import NATIVE_KEYS, TrainingKeys, check_dataset_names, dataset_names
 from pipeline.trainer.llamafactory_keys import LLAMAFACTORY_KEYS
 
 SourceType = Literal["harbor_job", "files", "several", "hf_lf", "local_lf"]
@@ -127,14 +127,17 @@ class Dataset(StrictModel):
 
     name: Text = ""
     """Name of the entry. "": conversion.data_name."""
+    mixed_with: list[Annotated[str, Field(min_length=1)]] = []
+    """Other entries of dataset_info.json to train on, too, as `training.mix_strategy` says."""
 
-    @field_validator("name")
+    @field_validator("name", "mixed_with")
     @classmethod
-    def _is_one_name(cls, value: str) -> str:
-        if "," in value:
-            raise ValueError(
-                f"both engines take commas for separators (got {value!r}); use one name"
-            )
+    def _are_names(cls, value: str | list[str]) -> str | list[str]:
+        for name in [value] if isinstance(value, str) else value:
+            if "," in name:
+                raise ValueError(
+                    f"both engines take commas for separators (got {name!r}); use one name"
+                )
         return value
 
 
@@ -236,6 +239,16 @@ class Input(StrictModel):
     infrastructure: Infrastructure = Infrastructure()
     experiment: Experiment = Experiment()
     credentials: Credentials = Credentials()
+
+    @field_validator("training")
+    @classmethod
+    def _dataset_names_agree(cls, training: Training, info: ValidationInfo) -> Training:
+        if {"dataset", "conversion"} <= info.data.keys():
+            dataset, conversion = info.data["dataset"], info.data["conversion"]
+            trained = [dataset.name or conversion.data_name, *dataset.mixed_with]
+            evaluated = dataset_names(training.eval_dataset)
+            check_dataset_names(trained, evaluated, training.interleave_probs)
+        return training
 
 
 class RuntimeInfo(StrictModel):

@@ -120,7 +120,10 @@ def check_engine(context: Context) -> Iterator[Check]:
     yield Check("OK", "engine", f"native, DeepSpeed ZeRO stage {stage} ({path.name})")
     ranks = nproc_per_node(context.config)
     train_args = TrainArgs(
-        **context.given.training.model_dump(), model_name_or_path="-", dataset="-", dataset_dir="-"
+        **context.given.training.model_dump(),
+        model_name_or_path="-",
+        dataset=",".join([context.paths.dataset_name, *context.given.dataset.mixed_with]),
+        dataset_dir="-",
     )
     # The hidden size decides bucket sizes only, nothing that could contradict.
     fill_deepspeed_config(config, path, train_args, ranks, hidden_size=1)

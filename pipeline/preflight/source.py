@@ -18,6 +18,8 @@ from pipeline.runs.conversion_options import convert_options, raw_source
 from pipeline.sharegpt import LfFormat
 from pipeline.step0_convert import ConvertOptions, Peek, peek, stale_reason
 from pipeline.step1_register import dataset_entry, read_info
+from pipeline.trainer.args import dataset_names
+from pipeline.trainer.data.dataset import find_datasets
 
 PEEK_TRIALS = 16
 """Trials that are converted in memory when STEP 0 has not run yet."""
@@ -94,6 +96,20 @@ def _check_file(source: SourceConfig) -> Iterator[Check]:
 
 
 def check_dataset_entry(context: Context) -> Iterator[Check]:
+    yield from _check_own_entry(context)
+    given = context.given
+    others = given.dataset.mixed_with + dataset_names(given.training.eval_dataset)
+    if others:
+        if given.infrastructure.engine == "native":
+            find_datasets(context.paths.dataset_dir, ",".join(others))
+        yield Check(
+            "OK",
+            "dataset",
+            f"beside it: {', '.join(others)}; what follows about tokens is without them",
+        )
+
+
+def _check_own_entry(context: Context) -> Iterator[Check]:
     paths = context.paths
     info_file = paths.dataset_dir / "dataset_info.json"
     entry = read_info(info_file).get(paths.dataset_name)

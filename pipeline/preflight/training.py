@@ -160,12 +160,12 @@ def _render(renderer: RowRenderer, sample: Sample) -> tuple[list[Example], list[
 
 def _check_steps(context: Context, sample: Sample, examples: list[Example]) -> Check:
     training = context.given.training
-    if training.eval_strategy != "no" and not training.val_size:
+    if training.eval_strategy != "no" and not training.evaluates:
         return Check(
             "FAIL",
             "tokens",
             f"training.eval_strategy {training.eval_strategy}: there is nothing to evaluate on",
-            "set training.val_size",
+            "set training.val_size or training.eval_dataset",
         )
     val_size, num_rows = training.val_size, sample.num_rows
     held_out = math.ceil(val_size * num_rows) if val_size < 1 else int(val_size)

@@ -29,6 +29,7 @@ from pipeline.runs.record import RunStatus
 from pipeline.runs.write_back import collect_output, write_back
 from pipeline.step2_train import (
     Launch,
+    dataset_files,
     model_path,
     plan_launch,
     render_train_yaml,
@@ -227,10 +228,12 @@ def _data_and_training(
         stop.check()
         model = model_path(loaded.config, paths, build=True)
         values = training_values(loaded.config, paths, model=model)
+        files = [data_file]
         if loaded.config.runtime_info.input.infrastructure.engine == "native":
             with stop.interruptible():
                 values["tokenized_path"] = str(tokenize(values))
-        record.add(directory, "datasets.json", _dataset_hashes(paths, data_file))
+            files += dataset_files(values)
+        record.add(directory, "datasets.json", _dataset_hashes(paths, files))
     write_text(launch.train_yaml, render_train_yaml(values, loaded.path))
     record.add(directory, "train.yaml", launch.train_yaml)
     if values.get("deepspeed"):
@@ -259,8 +262,8 @@ def _data_lock(paths: RunPaths, stop: StopRequests) -> Iterator[None]:
         lock.release()
 
 
-def _dataset_hashes(paths: RunPaths, data_file: Path) -> bytes:
-    files = [data_file, paths.im_file, paths.dataset_dir / "dataset_info.json"]
+def _dataset_hashes(paths: RunPaths, files: list[Path]) -> bytes:
+    files = [*files, paths.im_file, paths.dataset_dir / "dataset_info.json"]
     hashes = {
         str(file): {"sha256": sha256_file(file), "size_bytes": file.stat().st_size}
         for file in files

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.config.validate import load_model
 from pipeline.trainer.keys.batches import BatchKeys
@@ -72,6 +72,32 @@ class TrainArgs(TrainingKeys):
     """Name shown by trackers."""
     do_train: Literal[True] = True
     """LLaMA-Factory trains only when told to; here it is always so."""
+
+    @field_validator("dataset")
+    @classmethod
+    def _names_agree(cls, dataset: str, info: ValidationInfo) -> str:
+        evaluated, probabilities = info.data.get("eval_dataset"), info.data.get("interleave_probs")
+        check_dataset_names(dataset_names(dataset), dataset_names(evaluated), probabilities)
+        return dataset
+
+
+def check_dataset_names(
+    trained: list[str], evaluated: list[str], interleave_probs: str | None
+) -> None:
+    """Raises: ValueError: a name stands twice, or there is not one probability for each dataset."""
+    for name in trained + evaluated:
+        if (trained + evaluated).count(name) > 1:
+            where = " and in eval_dataset" if name in trained and name in evaluated else ""
+            raise ValueError(f"{name!r} is named twice{where}; name it once")
+    count = len(interleave_probs.split(",")) if interleave_probs else len(trained)
+    if count != len(trained):
+        what = "1 dataset" if len(trained) == 1 else f"{len(trained)} datasets"
+        raise ValueError(f"{what} to train on, but interleave_probs has {count} numbers")
+
+
+def dataset_names(names: str | None) -> list[str]:
+    """The names in a list that is separated by commas."""
+    return [name.strip() for name in names.split(",")] if names else []
 
 
 def load_train_args(path: Path) -> TrainArgs:

@@ -21,7 +21,7 @@ LLAMAFACTORY_KEYS = frozenset(
     ddp_find_unused_parameters ddp_static_graph debug default_system disable_tqdm do_eval
     do_predict do_sample double_quantization dpo_label_smoothing eaft_alpha early_stopping_steps
     enable_jit_checkpoint enable_torch_profiler eval_accumulation_steps
-    eval_dataset eval_delay eval_do_concat_batches eval_num_beams eval_on_each_dataset
+    eval_delay eval_do_concat_batches eval_num_beams
     eval_on_start eval_use_gather_object export_device export_dir
     export_hub_model_id export_legacy_format export_quantization_bit export_quantization_dataset
     export_quantization_maxlen export_quantization_nsamples export_size fp16_backend
@@ -36,7 +36,7 @@ LLAMAFACTORY_KEYS = frozenset(
     hub_token hyper_parallel_args hyper_parallel_cp_size ignore_data_skip
     ignore_pad_token_for_loss image_do_pan_and_scan image_max_pixels image_min_pixels
     include_effective_tokens_per_second include_for_metrics include_inputs_for_metrics
-    include_tokens_per_second infer_backend infer_dtype init_special_tokens interleave_probs
+    include_tokens_per_second infer_backend infer_dtype init_special_tokens
     jit_mode_eval kt_cpu_activation kt_expert_checkpoint_path kt_lora_expert_intermediate_size
     kt_lora_expert_num kt_non_expert_weight_path kt_use_lora_experts kt_weight_path
     kto_chosen_weight kto_rejected_weight label_names label_smoothing_factor ld_alpha
@@ -45,7 +45,7 @@ LLAMAFACTORY_KEYS = frozenset(
     logging_nan_inf_filter logging_strategy lora_alpha lora_dropout lora_rank lora_target
     loraplus_lr_embedding loraplus_lr_ratio low_cpu_mem_usage lr_scheduler_kwargs
     master_addr master_port max_length max_new_tokens media_dir metric_for_best_model
-    mix_strategy mixture_of_depths module_dropout moe_aux_loss_coef ms_hub_token
+    mixture_of_depths module_dropout moe_aux_loss_coef ms_hub_token
     neftune_noise_alpha new_special_tokens_config no_cuda num_beams offload_folder
     oft_block_size oft_rank oft_target om_hub_token optim_args optim_target_modules
     parallelism_config past_index per_gpu_eval_batch_size

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.data.tokenize import TokenizerSource
+from pipeline.trainer.evaluation import evaluate
 from pipeline.trainer.flops import crossover_tokens
 from pipeline.trainer.metrics import RunLog
 from pipeline.trainer.model import load_config
@@ -60,9 +60,10 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         DataError: the dataset cannot be rendered with the model's chat template.
         InterruptedRun: a signal came; `saved` says whether a checkpoint was written.
     """
-    if args.eval_strategy != "no" and not args.val_size:
+    if args.eval_strategy != "no" and not args.evaluates:
         raise ConfigError(
-            f"eval_strategy: {args.eval_strategy}: there is nothing to evaluate on; set val_size"
+            f"eval_strategy: {args.eval_strategy}: there is nothing to evaluate on; set val_size "
+            "or eval_dataset"
         )
     check_installed(args.report_to)
     output_dir = Path(args.output_dir)
@@ -178,22 +179,9 @@ class _Run:
         return args.eval_strategy == "steps" and self._step % every == 0
 
     def _evaluate(self) -> None:
-        """The mean loss over the trained tokens of the held out documents; called by all ranks."""
-        started = time.monotonic()
-        size = self._args.per_device_eval_batch_size
-        losses: list[torch.Tensor] = []
-        with self._strategy.evaluating():
-            for indices in self._plan.evaluation(self._distributed.data_rank, size):
-                micro_batch = self._micro_batch(indices)
-                losses.append(self._strategy.losses(micro_batch).total)
-        [loss] = self._distributed.all_reduce([sum(loss.item() for loss in losses)])
-        held_out = self._plan.held_out.tolist()
-        loss /= sum(self._store.loss_weight(index) for index in held_out)
+        found = evaluate(self._args, self._plan, self._store, self._strategy, self._distributed)
         if self._log is not None:
-            seconds = time.monotonic() - started
-            self._log.record_evaluation(
-                self._step, loss=loss, num_examples=len(held_out), seconds=seconds
-            )
+            self._log.record_evaluation(self._step, found)
 
     def _micro_batch(self, indices: list[int]) -> MicroBatch:
         batch = load_micro_batch(self._store, indices, packs=self._args.packs)

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.files import write_json, write_text
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
+from pipeline.trainer.evaluation import Evaluation
 from pipeline.trainer.reporting.delivery import Deliveries
 
 logger = logging.getLogger(__name__)
@@ -86,23 +87,23 @@ class RunLog:
             line["remaining_time"],
         )
 
-    def record_evaluation(
-        self, step: int, *, loss: float, num_examples: int, seconds: float
-    ) -> None:
-        """The loss of the held out rows after `step`."""
-        self._last_time += seconds  # not the time of a step
-        line = {**self._position(), "eval_loss": loss}
+    def record_evaluation(self, step: int, found: Evaluation) -> None:
+        """What was measured after `step`."""
+        self._last_time += found.seconds  # not the time of a step
+        line = {**self._position(), **found.losses()}
         self._append(line)
+        rate = found.num_examples / max(found.seconds, 1e-9)
         entry = {
             "epoch": line["epoch"],
-            "eval_loss": loss,
-            "eval_runtime": round(seconds, 4),
-            "eval_samples_per_second": round(num_examples / max(seconds, 1e-9), 3),
+            **found.losses(),
+            "eval_runtime": round(found.seconds, 4),
+            "eval_samples_per_second": round(rate, 3),
             "step": step,
         }
         self._history.append(entry)
         self._trackers.send(step, line)
-        logger.info("step %d/%d | eval loss %.4f", step, self._plan.total_steps, loss)
+        each = "".join(f" | {name} {loss:.4f}" for name, loss in found.by_dataset.items())
+        logger.info("step %d/%d | eval loss %.4f%s", step, self._plan.total_steps, found.loss, each)
 
     @property
     def seconds(self) -> float:

@@ -23,9 +23,9 @@ def epoch_sequences(
     capacity: int | None,
     draw: np.random.Generator,
 ) -> Sequences:
-    """One epoch of the `chosen` documents, each in a sequence of at most `capacity` tokens.
+    """One epoch of the `chosen` documents, which may repeat.
 
-    Without `capacity`, every document is a sequence.
+    Each is in a sequence of at most `capacity` tokens; without `capacity`, every one is a sequence.
     `draw` decides the order (random), or that of equals (length, turns).
     """
     order = _order(documents, chosen, curriculum, draw)
@@ -34,11 +34,11 @@ def epoch_sequences(
     if curriculum == "random":
         packed = pack(order, documents.lengths, capacity, _WIDE)
         return packed.taken(draw.permutation(len(packed)))
-    packed = pack(order, documents.lengths, capacity, _NARROW)
-    places = np.zeros(len(documents), dtype=np.int64)
-    places[order] = np.arange(len(order))
+    places = np.arange(len(order))  # of a document that is repeated, all
+    packed = pack(places, documents.lengths[order], capacity, _NARROW)
     means = packed.sums(places) / np.diff(packed.bounds)
-    return packed.taken(np.argsort(means, kind="stable"))
+    packed = packed.taken(np.argsort(means, kind="stable"))
+    return Sequences(order[packed.documents], packed.bounds)
 
 
 def grouped_by_length(

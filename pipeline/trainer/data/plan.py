@@ -1,10 +1,10 @@
 """Which documents go into which micro-batch of which rank at which step: the whole run, in advance.
 
-    documents --order--> --pack--> sequences --global batches--> steps --spread--> ranks
+    documents --mix--> --order--> --pack--> sequences --global batches--> steps --spread--> ranks
 
-The plan is a pure function of (lengths and turns of the documents, the training keys). Every rank
-knows the whole of it without communication, and which documents a step trains depends on the size
-of the global batch alone: any number of ranks sees the same ones.
+The plan is a pure function of (lengths, turns and rows of the documents, the training keys). Every
+rank knows the whole of it without communication, and which documents a step trains depends on the
+size of the global batch alone: any number of ranks sees the same ones.
 
 A sequence is what `per_device_train_batch_size` counts: one document or, with packing, as many as
 fit into cutoff_len tokens (LLaMA-Factory's meaning). Packed or not, the loss of a step is the sum
@@ -21,7 +21,8 @@ import numpy as np
 
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.balance import spread
-from pipeline.trainer.data.holdout import hold_out
+from pipeline.trainer.data.holdout import divide
+from pipeline.trainer.data.mix import mixed
 from pipeline.trainer.data.order import epoch_sequences, grouped_by_length
 from pipeline.trainer.data.packing import Sequences, pack
 from pipeline.trainer.data.plan_input import Documents
@@ -56,7 +57,8 @@ class Plan:
             args.per_device_train_batch_size * args.gradient_accumulation_steps * world_size
         )
         capacity = args.cutoff_len if args.packs else None
-        trained, held_out = hold_out(documents.rows, args.val_size, args.seed)
+        trained, held_out = divide(documents, args.val_size, args.seed)
+        trained = mixed(documents, trained, args)
         num_epochs = math.inf if args.max_steps > 0 else args.num_train_epochs
         max_steps = args.max_steps if args.max_steps > 0 else math.inf
         epochs: list[Sequences] = []
@@ -144,16 +146,23 @@ class Plan:
         """The documents of every micro-step; none where a small last batch has nothing for it."""
         return _micro_batches(self, step)[rank]
 
-    def evaluation(self, rank: int, batch_size: int) -> list[list[int]]:
-        """The held out documents of every batch of one rank; all ranks have as many batches.
+    def held_out_by_dataset(self) -> dict[str, np.ndarray]:
+        """Name of a dataset -> the documents of it that are evaluated."""
+        numbers = self.documents.datasets[self.held_out]
+        return {
+            self.documents.dataset_names[number]: self.held_out[numbers == number]
+            for number in np.unique(numbers)
+        }
+
+    def evaluation(self, chosen: np.ndarray, rank: int, batch_size: int) -> list[list[int]]:
+        """The `chosen` documents in every batch of one rank; all ranks have as many batches.
 
         `batch_size` counts sequences, as in training.
         """
         if self.capacity is None:
-            sequences = Sequences.one_each(self.held_out)
+            sequences = Sequences.one_each(chosen)
         else:
-            lengths = self.documents.lengths
-            sequences = pack(self.held_out, lengths, self.capacity, window=len(self.held_out))
+            sequences = pack(chosen, self.documents.lengths, self.capacity, window=len(chosen))
         num_batches = math.ceil(len(sequences) / (self.world_size * batch_size))
         slots = num_batches * batch_size
         of_ranks = spread(sequences.sums(self.costs), self.world_size, slots)

@@ -13,16 +13,29 @@ class Documents:
 
     lengths: np.ndarray  # (documents,) int64, tokens
     turns: np.ndarray  # (documents,) int64, trained turns
-    rows: np.ndarray  # (documents,) int64, the row that each comes from
+    rows: np.ndarray  # (documents,) int64, the row that each comes from, rising
+    datasets: np.ndarray  # (documents,) int64, the number of the dataset of each, rising
+    dataset_names: tuple[str, ...]
+    num_trained_datasets: int
+    """Datasets from this number on are only evaluated."""
 
     @classmethod
     def of(cls, store: TokenStore) -> "Documents":
-        return cls(lengths=store.lengths, turns=store.turns, rows=store.rows)
+        return cls(
+            lengths=store.lengths,
+            turns=store.turns,
+            rows=store.rows,
+            datasets=store.datasets,
+            dataset_names=tuple(store.dataset_names),
+            num_trained_datasets=store.num_trained_datasets,
+        )
 
     @classmethod
     def from_lengths(cls, lengths: np.ndarray) -> "Documents":
-        """One document of one turn per row."""
-        return cls(lengths, np.ones_like(lengths), np.arange(len(lengths)))
+        """One document of one turn per row of one dataset."""
+        count = len(lengths)
+        zeros = np.zeros(count, dtype=np.int64)
+        return cls(lengths, np.ones_like(lengths), np.arange(count), zeros, ("demo",), 1)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -57,6 +57,35 @@ class PlanQuality:
         }
 
 
+@dataclass(frozen=True)
+class DatasetShare:
+    """What the first epoch has of one dataset; an example that is repeated counts every time."""
+
+    name: str
+    documents: int
+    tokens: int
+    held_out: int
+    """Documents that are evaluated."""
+
+    def to_record(self) -> dict[str, int]:
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+
+def dataset_shares(plan: Plan) -> list[DatasetShare]:
+    """In the order of the store: those that are trained first."""
+    trained, documents = plan.epochs[0].documents, plan.documents
+    of_trained, of_held_out = documents.datasets[trained], documents.datasets[plan.held_out]
+    return [
+        DatasetShare(
+            name,
+            documents=int((of_trained == number).sum()),
+            tokens=int(documents.lengths[trained[of_trained == number]].sum()),
+            held_out=int((of_held_out == number).sum()),
+        )
+        for number, name in enumerate(documents.dataset_names)
+    ]
+
+
 def report(plan: Plan, store: TokenStore) -> dict[str, Any]:
     """The plan of this store in numbers, as `sft plan --json` prints it."""
     counts = store.counts
@@ -70,6 +99,7 @@ def report(plan: Plan, store: TokenStore) -> dict[str, Any]:
         "sequences": len(plan.epochs[0]),
         "documents": len(plan.epochs[0].documents),
         "held_out": len(plan.held_out),
+        "datasets": {share.name: share.to_record() for share in dataset_shares(plan)},
         "rows": counts.rows,
         "tokens": counts.tokens,
         "trained_tokens": counts.trained_tokens,

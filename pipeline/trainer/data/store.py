@@ -24,7 +24,7 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.errors import TrainError
-from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.args import TrainArgs, dataset_names
 from pipeline.trainer.data.cutoff import CutoffPolicy
 from pipeline.trainer.data.dataset import Dataset, find_datasets
 from pipeline.trainer.data.document_table import loss_spans
@@ -47,6 +47,9 @@ class StoreSpec:
     """Everything that decides what a store holds."""
 
     datasets: tuple[Dataset, ...]
+    """Those to train on, then those that are only evaluated."""
+    num_evaluated: int
+    """How many of them are the latter."""
     tokenizer: TokenizerSource
     cutoff_len: int
     cutoff_policy: CutoffPolicy
@@ -55,8 +58,10 @@ class StoreSpec:
     @classmethod
     def of(cls, args: TrainArgs) -> "StoreSpec":
         """Raises: DataError: a dataset is not registered or its file is missing."""
+        names = ",".join(filter(None, [args.dataset, args.eval_dataset]))
         return cls(
-            datasets=tuple(find_datasets(Path(args.dataset_dir), args.dataset)),
+            datasets=tuple(find_datasets(Path(args.dataset_dir), names)),
+            num_evaluated=len(dataset_names(args.eval_dataset)),
             tokenizer=TokenizerSource.of(args),
             cutoff_len=args.cutoff_len,
             cutoff_policy=args.cutoff_policy,
@@ -67,6 +72,7 @@ class StoreSpec:
         """What a store is made with, but the data."""
         return {
             "datasets": [dataset.name for dataset in self.datasets],
+            "num_evaluated": self.num_evaluated,
             "cutoff_len": self.cutoff_len,
             "cutoff_policy": self.cutoff_policy,
             "max_samples": self.max_samples,
@@ -136,9 +142,14 @@ class TokenStore:
         """Row of its dataset that the example came from, counted from 0."""
         return int(self._documents["row"][index])
 
+    def examples_of(self, dataset: str, row: int) -> list[Example]:
+        """The examples of one row of a dataset, counted from 0."""
+        number = self.dataset_names.index(dataset) << 32 | row
+        return [self[index] for index in np.flatnonzero(self.rows == number).tolist()]
+
     def dataset(self, index: int) -> str:
         """Name of the dataset that the example came from."""
-        return self.parameters["datasets"][int(self._documents["dataset"][index])]
+        return self.dataset_names[int(self._documents["dataset"][index])]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -154,8 +165,21 @@ class TokenStore:
     @property
     def rows(self) -> np.ndarray:
         """(examples,) a number for the row of each example, different for every dataset"""
-        datasets = self._documents["dataset"].astype(np.int64)
-        return datasets << 32 | self._documents["row"].astype(np.int64)
+        return self.datasets << 32 | self._documents["row"].astype(np.int64)
+
+    @property
+    def datasets(self) -> np.ndarray:
+        """(examples,) the place of each example's dataset in `dataset_names`"""
+        return self._documents["dataset"].astype(np.int64)
+
+    @property
+    def dataset_names(self) -> list[str]:
+        """Those to train on, then those that are only evaluated."""
+        return self.parameters["datasets"]
+
+    @property
+    def num_trained_datasets(self) -> int:
+        return len(self.dataset_names) - self.parameters["num_evaluated"]
 
     @property
     def size_bytes(self) -> int:

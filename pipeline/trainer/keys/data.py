@@ -1,11 +1,14 @@
 """Which rows are trained, and how they are tokenised."""
 
-from typing import Annotated, ClassVar
+import math
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.config.strict import OptionalText, StrictModel
 from pipeline.trainer.data.cutoff import CutoffPolicy
+
+MixStrategy = Literal["concat", "interleave_under", "interleave_over", "interleave_once"]
 
 
 class DataKeys(StrictModel):
@@ -21,6 +24,14 @@ class DataKeys(StrictModel):
     out; `error`: the run ends."""
     max_samples: Annotated[int, Field(ge=1)] | None = None
     """At most this many rows per dataset. null: all."""
+    mix_strategy: MixStrategy = "concat"
+    """How the rows of several datasets become one epoch. `concat`: all of them; the others take
+    one row of each dataset in turn, or of datasets drawn by `interleave_probs`, until one is used
+    up (`interleave_under`), until all are, beginning again with those that are earlier
+    (`interleave_over`), or until all are, each row once (`interleave_once`)."""
+    interleave_probs: OptionalText = None
+    """How likely the next row is one of each dataset, separated by commas: `0.7,0.3`. null: in
+    turn."""
     tokenized_path: OptionalText = None
     """Directory of the token store, which is made there if it is not. null: below the dataset
     directory, one for each state of the data."""
@@ -30,3 +41,27 @@ class DataKeys(StrictModel):
     """Processes that tokenize. null: all cores."""
     dataloader_num_workers: int = Field(default=0, ge=0)
     """No effect in the native engine, which reads batches from a memory-mapped file."""
+
+    @field_validator("interleave_probs")
+    @classmethod
+    def _are_probabilities(cls, interleave_probs: str | None, info: ValidationInfo) -> str | None:
+        if interleave_probs is None:
+            return None
+        if info.data.get("mix_strategy") == "concat":
+            raise ValueError("needs mix_strategy interleave_under, interleave_over or _once")
+        try:
+            numbers = [float(part) for part in interleave_probs.split(",")]
+        except ValueError:
+            numbers = []
+        if not numbers or min(numbers) <= 0 or not math.isclose(math.fsum(numbers), 1):
+            raise ValueError(
+                "must be numbers above 0 that add up to 1, separated by commas (got "
+                f"{interleave_probs!r})"
+            )
+        return interleave_probs
+
+    @property
+    def interleave_probabilities(self) -> list[float] | None:
+        if self.interleave_probs is None:
+            return None
+        return [float(part) for part in self.interleave_probs.split(",")]

@@ -67,7 +67,7 @@ def _micro_batches(plan: Plan, eval_batch_size: int) -> Iterator[list[int]]:
         for rank in ranks:
             yield from filter(None, plan.micro_batches(step, rank))
     for rank in ranks if len(plan.held_out) else ():
-        yield from filter(None, plan.evaluation(rank, eval_batch_size))
+        yield from filter(None, plan.evaluation(plan.held_out, rank, eval_batch_size))
 
 
 def _digest(digests: dict[int, str]) -> str:

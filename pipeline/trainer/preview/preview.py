@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import ConfigError, DataError
 from pipeline.progress import show_progress
 from pipeline.sharegpt import from_sharegpt
-from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.args import TrainArgs, dataset_names
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.collate import IGNORE_INDEX
 from pipeline.trainer.data.dataset import Dataset, find_datasets
@@ -89,20 +89,22 @@ class Preview:
         }
 
 
-def preview_row(args: TrainArgs, row: int) -> Preview:
+def preview_row(args: TrainArgs, row: int, name: str | None = None) -> Preview:
     """Open the store that training will open (and make it if there is none), and look at one row.
 
-    Raises: ConfigError: several datasets, whose rows share numbers; DataError: no such row, or no
-        turn of it is trained.
+    Args:
+        name: of the dataset; needed where several are trained.
+
+    Raises: ConfigError: no such dataset, or several; DataError: no such row, or no turn of it is
+        trained.
     """
-    datasets = find_datasets(Path(args.dataset_dir), args.dataset)
-    if len(datasets) > 1:
-        raise ConfigError("dataset: sft preview looks at one dataset; name only one in the YAML")
-    source = _source_row(datasets[0], row)
+    name = _dataset_name(args, name)
+    [dataset] = find_datasets(Path(args.dataset_dir), name)
+    source = _source_row(dataset, row)
     with show_progress("tokenise", "rows") as progress:
         store = open_or_build(args, progress).store
     tokenizer = TokenizerSource.of(args).load()
-    found = [store[index] for index in range(len(store)) if store.row(index) == row - 1]
+    found = store.examples_of(name, row - 1)
     if not found:
         raise DataError(
             f"row {row}: nothing of it is trained: no turn carries loss, it does not fit into "
@@ -120,6 +122,16 @@ def preview_row(args: TrainArgs, row: int) -> Preview:
             for call in message.get("tool_calls") or []
         ),
     )
+
+
+def _dataset_name(args: TrainArgs, name: str | None) -> str:
+    trained = dataset_names(args.dataset)
+    known = trained + dataset_names(args.eval_dataset)
+    if name is None and len(trained) > 1:
+        raise ConfigError(f"dataset: several are trained; add --dataset ({', '.join(known)})")
+    if name is not None and name not in known:
+        raise ConfigError(f"--dataset {name}: not in the YAML (it has {', '.join(known)})")
+    return name or trained[0]
 
 
 def _source_row(dataset: Dataset, row: int) -> dict[str, Any]:
