@@ -183,6 +183,7 @@ def test_a_minimal_config_loads_with_all_defaults_in_resolved(tmp_path: Path) ->
         ("bf16: yes", 13, "must be true or false (got 'yes'); write true without quotes"),
         ("bf16: 1", 13, "must be true or false (got 1)"),
         ("fp16: true", 13, "must be false (got true)"),
+        ("streaming: true", 18, "the whole run is planned from the lengths of all examples, so "),
         ("template: 3", 17, "must be text, not empty (got 3); put it in quotes"),
         ("max_samples: 0", 20, "must be a whole number >= 1 or null (got 0)"),
         (

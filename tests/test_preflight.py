@@ -596,6 +596,29 @@ def test_a_cutoff_below_the_shortest_example_is_found(config: Path):
     (found,) = bad(config, "training.cutoff_len=400")
     assert found.startswith("WARN  tokens: ")
     assert "turns lie beyond training.cutoff_len 400 and would not be trained" in found
+    assert "(cutoff_policy truncate_turns; longest example: " in found
+
+
+def test_the_cutoff_policy_decides_what_is_lost(config: Path):
+    def examples(policy: str) -> tuple[str, int]:
+        found = lines(config, "training.cutoff_len=1000", f"training.cutoff_policy={policy}")
+        tokens = of("tokens", found)
+        return tokens[0], int(re.findall(r"(\d+) examples and", tokens[-1])[0])
+
+    (drops, dropped), (cuts, cut), (_, windows) = map(
+        examples, ("drop", "truncate_turns", "window")
+    )
+    assert dropped < cut < windows
+    lost = [int(found.split()[2]) for found in (drops, cuts)]
+    assert lost[0] > lost[1] > 0
+    assert bad(config, "training.cutoff_len=1000", "training.cutoff_policy=window") == []
+    (found,) = bad(config, "training.cutoff_len=1000", "training.cutoff_policy=error")
+    assert re.fullmatch(
+        r"FAIL  tokens: training.cutoff_policy error: \d+ of \d+ examples are longer than "
+        r"training.cutoff_len 1,000 \(the longest: [\d,]+ tokens\); raise it, or choose another "
+        r"cutoff_policy",
+        found,
+    )
 
 
 def test_a_cutoff_beyond_the_positions_of_the_model_is_pointed_out(config: Path):

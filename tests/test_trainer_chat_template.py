@@ -14,6 +14,7 @@ from trainer_templates import FAMILIES, Family, tokenizer_for
 from pipeline.errors import ConfigError, DataError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data import chat_template
+from pipeline.trainer.data.cutoff import cut_example
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.render import Renderer
 from pipeline.trainer.data.rendering import ClassWeights, Rendering
@@ -212,8 +213,8 @@ def test_a_turn_is_cut_whole_whatever_its_parts_weigh() -> None:
     spans = [Span(2, 4, 0.0), Span(4, 6, 1.0), Span(8, 9, 0.0), Span(9, 12, 1.0)]
     example = Example(list(range(12)), spans)
     assert example.turn_ends == [6, 12]
-    assert example.cut_to(10) == Example(list(range(6)), spans[:2])
-    assert example.cut_to(5) is None
+    assert cut_example(example, "truncate_turns", 10) == [Example(list(range(6)), spans[:2])]
+    assert cut_example(example, "truncate_turns", 5) == []
 
 
 def test_parts_that_weigh_the_same_are_one_span() -> None:
@@ -227,7 +228,7 @@ def test_turns_that_touch_are_cut_apart() -> None:
     """As with train_on_prompt, where everything carries loss."""
     example = Example(list(range(9)), [Span(0, 4, 1.0), Span(4, 9, 1.0)])
     assert example.turn_ends == [4, 9]
-    assert example.cut_to(8) == Example([0, 1, 2, 3], [Span(0, 4, 1.0)])
+    assert cut_example(example, "truncate_turns", 8) == [Example([0, 1, 2, 3], [Span(0, 4, 1.0)])]
 
 
 # --- the keys

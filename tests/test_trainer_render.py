@@ -13,6 +13,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from trainer_templates import FAMILIES, NO_END, Family, tokenizer_for
 
 from pipeline.errors import DataError
+from pipeline.trainer.data.cutoff import cut_example
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.render import Renderer
 
@@ -275,7 +276,5 @@ def test_a_tokenizer_without_template_is_refused() -> None:
 )
 def test_cutting_drops_whole_turns(cutoff_len: int, kept: int | None) -> None:
     spans = [Span(5, 10, 1.0), Span(20, 25, 1.0), Span(28, 30, 0.5)]
-    cut = Example(list(range(30)), spans).cut_to(cutoff_len)
-    assert (cut and (cut.spans, cut.ids)) == (
-        None if kept is None else (spans[:kept], list(range(spans[kept - 1].end)))
-    )
+    left = cut_example(Example(list(range(30)), spans), "truncate_turns", cutoff_len)
+    assert left == ([Example(list(range(spans[kept - 1].end)), spans[:kept])] if kept else [])

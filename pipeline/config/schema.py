@@ -299,6 +299,7 @@ _WIDE: Mapping[str, Any] = {
     "lr_scheduler_type": str,
     "warmup_steps": Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)],
     "fp16": bool,
+    "streaming": bool,
     "rope_scaling": Annotated[str | None, EmptyIsNull],
     "flash_attn": str,
     "logging_steps": _Steps,

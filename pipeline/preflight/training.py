@@ -14,6 +14,7 @@ from pipeline.preflight.model_files import missing_weights
 from pipeline.preflight.report import Check, Context
 from pipeline.preflight.source import Sample, sample_rows_of
 from pipeline.step2_train import nproc_per_node, visible_accelerators
+from pipeline.trainer.data.cutoff import cut_example
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.packing import pack
 from pipeline.trainer.data.renderers import RowRenderer
@@ -109,7 +110,8 @@ def _check_length(context: Context, size: ModelSize) -> Iterator[Check]:
 def _check_tokens(
     context: Context, size: ModelSize, renderer: RowRenderer, sample: Sample
 ) -> Iterator[Check]:
-    cutoff_len = context.given.training.cutoff_len
+    training = context.given.training
+    cutoff_len, policy = training.cutoff_len, training.cutoff_policy
     examples, errors = _render(renderer, sample)
     if not examples:
         reason = errors[0] if errors else "no assistant turn carries loss"
@@ -122,8 +124,18 @@ def _check_tokens(
             f"{len(errors)} of {len(sample.rows)} rows cannot be rendered and would be left out; "
             f"the first: {errors[0]}",
         )
-    fitting = [cut for example in examples if (cut := example.cut_to(cutoff_len))]
+    fitting = [cut for e in examples for cut in cut_example(e, policy, cutoff_len)]
     longest = max(len(example.ids) for example in examples)
+    if policy == "error" and longest > cutoff_len:
+        num_over = sum(len(example.ids) > cutoff_len for example in examples)
+        yield Check(
+            "FAIL",
+            "tokens",
+            f"training.cutoff_policy error: {num_over} of {len(examples)} examples are longer than "
+            f"training.cutoff_len {cutoff_len:,} (the longest: {longest:,} tokens)",
+            "raise it, or choose another cutoff_policy",
+        )
+        return
     if not fitting:
         shortest = min(example.turn_ends[0] for example in examples)
         yield Check(
@@ -140,7 +152,7 @@ def _check_tokens(
             "WARN",
             "tokens",
             f"{lost} turns lie beyond training.cutoff_len {cutoff_len:,} and would not be trained "
-            f"(longest example: {longest:,} tokens)",
+            f"(cutoff_policy {policy}; longest example: {longest:,} tokens)",
             "raise it if memory allows",
         )
     yield _check_steps(context, sample, fitting)

@@ -62,7 +62,7 @@ LLAMAFACTORY_KEYS = frozenset(
     reward_model_quantization_bit reward_model_type save_on_each_node save_safetensors
     sglang_config sglang_lora_backend sglang_maxlen sglang_mem_fraction sglang_tp_size
     shift_attn simpo_gamma skip_memory_metrics skip_special_tokens sortish_sampler
-    split_special_tokens streaming swanlab_api_key swanlab_lark_secret swanlab_lark_webhook_url
+    split_special_tokens swanlab_api_key swanlab_lark_secret swanlab_lark_webhook_url
     swanlab_logdir swanlab_mode swanlab_project swanlab_run_name swanlab_workspace temperature
     tf32 tool_format top_k top_p torch_compile torch_compile_backend
     torch_compile_mode torch_empty_cache_steps torchdynamo tpu_metrics_debug tpu_num_cores

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.trainer.data.example import Example, Span
+
 CutoffPolicy = Literal["error", "drop", "truncate_turns", "window"]
 
 
@@ -38,6 +40,22 @@ def cut(
     if length <= cutoff_len:
         return [Piece(0, length, 0)]
     return _POLICIES[policy](spans, cutoff_len)
+
+
+def cut_example(example: Example, policy: CutoffPolicy, cutoff_len: int) -> list[Example]:
+    """The examples that are trained instead of one."""
+    return [
+        _part(example, piece) for piece in cut(policy, len(example.ids), example.turns, cutoff_len)
+    ]
+
+
+def _part(example: Example, piece: Piece) -> Example:
+    spans = [
+        Span(max(span.start, piece.trained_from) - piece.start, end - piece.start, span.weight)
+        for span in example.spans
+        if (end := min(span.end, piece.end)) > max(span.start, piece.trained_from)
+    ]
+    return Example(example.ids[piece.start : piece.end], spans)
 
 
 def _nothing(spans: Sequence[TokenSpan], cutoff_len: int) -> list[Piece]:

@@ -47,6 +47,13 @@ class Example:
     spans: list[Span]
 
     @property
+    def turns(self) -> list[tuple[int, int]]:
+        """[start, end) of each trained turn, in tokens."""
+        ends = self.turn_ends
+        starts = [next(s.start for s in self.spans if s.start >= end) for end in [0, *ends[:-1]]]
+        return list(zip(starts, ends, strict=True))
+
+    @property
     def turn_ends(self) -> list[int]:
         """Where each trained turn ends, in tokens."""
         last = [
@@ -56,17 +63,6 @@ class Example:
         return [
             span.end for span, is_last in zip(self.spans, [*last, True], strict=True) if is_last
         ]
-
-    def cut_to(self, cutoff_len: int) -> "Example | None":
-        """Drop the turns that do not fit into `cutoff_len` tokens, whole turns only.
-
-        Returns: None: not even the first trained turn fits.
-        """
-        if len(self.ids) <= cutoff_len:
-            return self
-        end = max((end for end in self.turn_ends if end <= cutoff_len), default=0)
-        spans = [span for span in self.spans if span.end <= end]
-        return Example(self.ids[:end], spans) if spans else None
 
 
 def special_tokens(tokenizer: Tokenizer) -> re.Pattern[str]:

@@ -3,10 +3,21 @@
 import math
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from pipeline.config.strict import OptionalText, StrictModel
 from pipeline.trainer.data.cutoff import CutoffPolicy
+
+
+def _never_streams(streaming: bool) -> bool:
+    if streaming:
+        raise ValueError(
+            "the whole run is planned from the lengths of all examples, so all are tokenised "
+            "before the first step: once, in constant memory, and never again; remove it "
+            "(max_samples tries a part of the data)"
+        )
+    return streaming
+
 
 MixStrategy = Literal["concat", "interleave_under", "interleave_over", "interleave_once"]
 
@@ -32,6 +43,8 @@ class DataKeys(StrictModel):
     interleave_probs: OptionalText = None
     """How likely the next row is one of each dataset, separated by commas: `0.7,0.3`. null: in
     turn."""
+    streaming: Annotated[bool, AfterValidator(_never_streams)] = False
+    """Only false in the native engine, which knows the length of every example before it starts."""
     tokenized_path: OptionalText = None
     """Directory of the token store, which is made there if it is not. null: below the dataset
     directory, one for each state of the data."""
