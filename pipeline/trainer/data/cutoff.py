@@ -9,6 +9,8 @@ than a window.
     truncate_turns  the turns that fit, whole turns only, from the start
     window          overlapping windows: every trained token counts in exactly one of them, and
                     what a window repeats of the one before is context without loss
+    split_at_compaction  as truncate_turns; before it, conversations that hold several windows of
+                    an agent's context were split into these (compaction.py)
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ from typing import Literal
 
 from pipeline.trainer.data.example import Example, Span
 
-CutoffPolicy = Literal["error", "drop", "truncate_turns", "window"]
+CutoffPolicy = Literal["error", "drop", "truncate_turns", "window", "split_at_compaction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +102,5 @@ _POLICIES: dict[CutoffPolicy, Callable[[Sequence[TokenSpan], int], list[Piece]]]
     "drop": _nothing,
     "truncate_turns": _truncate,
     "window": _windows,
+    "split_at_compaction": _truncate,
 }

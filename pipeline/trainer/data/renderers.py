@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from pipeline.trainer.data.compaction import split_at_compaction
 from pipeline.trainer.data.example import Example, Tokenizer
 from pipeline.trainer.data.render import Renderer
 from pipeline.trainer.data.rendering import Rendering
@@ -24,5 +25,21 @@ def renderer_of(
     Raises: DataError: the tokenizer does not go with the template.
     """
     if rendering.template == "auto":
-        return Renderer(tokenizer, rendering, stop_tokens)
-    return NamedRenderer(tokenizer, rendering)
+        renderer = Renderer(tokenizer, rendering, stop_tokens)
+    else:
+        renderer = NamedRenderer(tokenizer, rendering)
+    return _WindowRenderer(renderer) if rendering.splits_at_compaction else renderer
+
+
+class _WindowRenderer:
+    """Renders every window of a conversation for itself."""
+
+    def __init__(self, renderer: RowRenderer) -> None:
+        self._renderer = renderer
+
+    def row_examples(self, row: dict[str, Any]) -> list[Example]:
+        return [
+            example
+            for window in split_at_compaction(row)
+            for example in self._renderer.row_examples(window)
+        ]

@@ -39,6 +39,7 @@ class Rendering:
     enable_thinking: bool = True
     preserve_thinking: bool = False
     template_date: str = "26 Jul 2024"
+    splits_at_compaction: bool = False
 
     @classmethod
     def of(cls, keys: "TrainingKeys") -> "Rendering":
@@ -53,6 +54,7 @@ class Rendering:
             enable_thinking=keys.enable_thinking,
             preserve_thinking=keys.preserve_thinking,
             template_date=keys.template_date,
+            splits_at_compaction=keys.cutoff_policy == "split_at_compaction",
         )
         rendering._check()
         return rendering

@@ -51,9 +51,7 @@ class Tally:
 
     cutoff_len: int
     policy: CutoffPolicy
-    policies: dict[CutoffPolicy, PolicyTally] = field(
-        default_factory=lambda: {policy: PolicyTally() for policy in get_args(CutoffPolicy)}
-    )
+    policies: dict[CutoffPolicy, PolicyTally] = field(init=False)
     rows: int = 0
     rows_rejected: int = 0
     longest: int = 0
@@ -62,6 +60,16 @@ class Tally:
     """Examples longer than cutoff_len."""
     first_over: str = ""
     first_error: str = ""
+
+    def __post_init__(self) -> None:
+        # Under split_at_compaction rows are rendered in parts, under the others they are not: what
+        # would become of them under one kind cannot be seen under the other.
+        is_split = self.policy == "split_at_compaction"
+        self.policies = {
+            policy: PolicyTally()
+            for policy in get_args(CutoffPolicy)
+            if (policy == "split_at_compaction") == is_split
+        }
 
     def add(self, shard: Shard, whole: np.ndarray, dataset: str, first_row: int) -> np.ndarray:
         """Count one shard, whose uncut documents are `whole`.

@@ -32,7 +32,9 @@ class DataKeys(StrictModel):
     cutoff_policy: CutoffPolicy = "truncate_turns"
     """What becomes of longer examples. `truncate_turns`: the turns that fit, whole turns only;
     `window`: overlapping windows, nothing is lost, the repeated part carries no loss; `drop`: left
-    out; `error`: the run ends."""
+    out; `error`: the run ends; `split_at_compaction`: conversations, long or not, that go on behind
+    a summary of themselves are split there, as the model saw them (STEP 0 has split its own), then
+    as `truncate_turns`."""
     max_samples: Annotated[int, Field(ge=1)] | None = None
     """At most this many rows per dataset. null: all."""
     mix_strategy: MixStrategy = "concat"
