@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.lm_head import LossHead, install_loss_head
 from pipeline.trainer.loss import token_losses
 
 
@@ -28,22 +29,41 @@ class SupervisedObjective(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        install_loss_head(_causal_lm(model))
 
     def forward(self, **fields: Any) -> Losses:
         """`fields`: those of a `MicroBatch`; wrappers look for tensors among them."""
         batch = MicroBatch(**fields)
+        # Asked every time: a strategy may put another module in its place.
+        head = _causal_lm(self.model).get_output_embeddings()
+        if isinstance(head, LossHead):
+            total, losses = head(self._states(batch), batch.labels, batch.weights)
+            return Losses(total, losses)
         losses = token_losses(self._logits(batch), batch.labels)
         return Losses((losses * batch.weights).sum(), losses.detach())
 
+    def _states(self, batch: MicroBatch) -> torch.Tensor:
+        """(B, K, H): the last hidden states at the labelled positions."""
+        decoder = _causal_lm(self.model).base_model
+        return decoder(**_inputs(batch)).last_hidden_state[:, batch.positions]
+
     def _logits(self, batch: MicroBatch) -> torch.Tensor:
         """(B, K, V): only the labelled positions reach the lm_head."""
-        return self.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-            logits_to_keep=batch.positions,
-            **_documents(batch),
-        ).logits
+        return self.model(**_inputs(batch), logits_to_keep=batch.positions).logits
+
+
+def _causal_lm(model: Any) -> Any:
+    """The model of transformers, without the adapters' wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _inputs(batch: MicroBatch) -> dict[str, Any]:
+    return {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "use_cache": False,
+        **_documents(batch),
+    }
 
 
 def _documents(batch: MicroBatch) -> dict[str, Any]:
