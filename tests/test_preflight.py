@@ -621,10 +621,11 @@ def test_the_cutoff_policy_decides_what_is_lost(config: Path):
     )
 
 
-def test_a_cutoff_beyond_the_positions_of_the_model_is_pointed_out(config: Path):
+def test_a_cutoff_beyond_the_positions_of_the_model_is_refused(config: Path):
     (found,) = bad(config, "training.cutoff_len=10000000")
-    assert found.startswith("WARN  model: training.cutoff_len 10,000,000 exceeds the model's ")
-    assert found.endswith("lower it, or set training.rope_scaling (yarn)")
+    assert found.startswith("FAIL  model: training.cutoff_len 10,000,000 exceeds the model's ")
+    assert found.endswith("lower it, or stretch them with training.rope_scaling (yarn)")
+    assert not bad(config, "training.cutoff_len=50000", "training.rope_scaling=yarn")
     (found,) = bad(config, "training.rope_scaling=yarn")
     assert found.startswith("WARN  model: training.rope_scaling stretches nothing")
 

@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.preflight.report import Context
 from pipeline.step2_train import EXAMPLES, model_path, nproc_per_node
 from pipeline.trainer.parallel.deepspeed_config import read_deepspeed_config
+from pipeline.trainer.rope import max_positions, trained_positions
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class ModelSize:
     intermediate_size: int
     vocab_size: int
     max_positions: int | None
+    trained_positions: int | None
+    """Before the scaling that the model came with."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def _model_size(model: str, revision: str, trust_remote_code: bool) -> ModelSize
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocab_size=text.vocab_size,
-        max_positions=getattr(text, "max_position_embeddings", None),
+        max_positions=max_positions(config),
+        trained_positions=trained_positions(config),
     )
 
 

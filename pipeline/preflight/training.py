@@ -20,6 +20,7 @@ from pipeline.trainer.data.packing import pack
 from pipeline.trainer.data.renderers import RowRenderer
 from pipeline.trainer.data.rendering import Rendering
 from pipeline.trainer.data.tokenize import TokenizerSource
+from pipeline.trainer.rope import WAY_OUT, too_long
 
 _GIB = 2**30
 _TIGHT = 0.85
@@ -89,21 +90,16 @@ def _check_template(rendering: Rendering) -> Check:
 
 def _check_length(context: Context, size: ModelSize) -> Iterator[Check]:
     training = context.given.training
-    if size.max_positions and training.cutoff_len > size.max_positions:
-        if not training.rope_scaling:
-            yield Check(
-                "WARN",
-                "model",
-                f"training.cutoff_len {training.cutoff_len:,} exceeds the model's "
-                f"{size.max_positions:,} positions",
-                "lower it, or set training.rope_scaling (yarn)",
-            )
-    elif training.rope_scaling:
+    reason = too_long(training.cutoff_len, training.rope_scaling, size.max_positions)
+    if reason:
+        yield Check("FAIL", "model", reason, WAY_OUT)
+    trained = size.trained_positions
+    if training.rope_scaling and trained and training.cutoff_len <= trained:
         yield Check(
             "WARN",
             "model",
             "training.rope_scaling stretches nothing: cutoff_len is within the model's "
-            f"{size.max_positions:,} positions",
+            f"{trained:,} positions",
         )
 
 

@@ -46,6 +46,7 @@ from pipeline.trainer.parallel.strategy import Strategy, make_strategy
 from pipeline.trainer.plot import plot_loss
 from pipeline.trainer.reporting.trackers import check_installed
 from pipeline.trainer.resume import check_same_sequence, check_same_strategy
+from pipeline.trainer.rope import check_positions
 from pipeline.trainer.stop import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
             "or eval_dataset"
         )
     check_installed(args.report_to)
+    check_positions(load_config(args), args.cutoff_len, args.rope_scaling)
     output_dir = Path(args.output_dir)
     checkpoint = find_resume(output_dir, args.resume_from_checkpoint)
     store = _open_data(args)

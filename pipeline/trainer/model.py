@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from pipeline.errors import TrainError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import check_isolates_documents, packed_implementation
+from pipeline.trainer.rope import scale_rope
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def load_config(args: TrainArgs) -> Any:
         trust_remote_code=args.trust_remote_code,
     )
     if args.rope_scaling:
-        _scale_rope(config, args.rope_scaling, args.cutoff_len)
+        scale_rope(config, args.rope_scaling, args.cutoff_len)
     return config
 
 
@@ -83,20 +83,3 @@ def save_model(
     config = copy.deepcopy(model.config)
     config.dtype = dtype
     config.save_pretrained(directory)
-
-
-def _scale_rope(config: Any, kind: str, cutoff_len: int) -> None:
-    """Stretch the positions to `cutoff_len`, by a whole factor, as LLaMA-Factory does."""
-    parameters = dict(getattr(config, "rope_parameters", None) or {})
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or any(isinstance(value, dict) for value in parameters.values()):
-        raise TrainError(
-            f"rope_scaling: {config.model_type} has no single rotary embedding to scale; remove it"
-        )
-    factor = float(max(1, math.ceil(cutoff_len / positions)))
-    parameters.update(rope_type=kind, factor=factor, original_max_position_embeddings=positions)
-    if kind == "llama3":
-        parameters.update(low_freq_factor=1.0, high_freq_factor=4.0)
-    config.rope_parameters = parameters
-    config.max_position_embeddings = int(positions * factor)
-    logger.info("rope_scaling %s: factor %g, %d positions", kind, factor, positions * factor)

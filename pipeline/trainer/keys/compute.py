@@ -17,7 +17,8 @@ class ComputeKeys(StrictModel):
     rope_scaling: Annotated[Literal["linear", "dynamic", "yarn", "llama3"] | None, EmptyIsNull] = (
         None
     )
-    """How positions are stretched when `cutoff_len` exceeds the model's own length. null: not."""
+    """How positions are stretched when `cutoff_len` exceeds the model's own length, by a whole
+    factor and with LLaMA-Factory's parameters. null: a longer `cutoff_len` is refused."""
     disable_gradient_checkpointing: bool = False
     """Keep all activations: faster, more memory."""
     use_unsloth_gc: bool = False
