@@ -139,3 +139,15 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, messag
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"training\.deepspeed: .*ds\.json does not exist; use"):
         read_deepspeed_config(tmp_path / "ds.json")
+
+
+def test_muon_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training.use_muon: .*; set training.deepspeed to null"):
+        _fill(_write(tmp_path), use_muon=True)
+
+
+def test_offloading_takes_fp32_moments_only() -> None:
+    [offloading] = [path for path in _SHIPPED if path.stem == "ds_z2_offload_config"]
+    assert _fill(offloading, optim="adamw_torch_fused")
+    with pytest.raises(ConfigError, match=r"fp32 moments on the host, .*write adamw_torch, or do"):
+        _fill(offloading, optim="adamw_8bit")

@@ -154,6 +154,22 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "zero-2", "zero-3"])
+def test_eight_bit_moments_learn_and_resume_under_every_strategy(
+    runs: _Runs, strategy: str
+) -> None:
+    whole = runs.args(strategy, f"{strategy} 8bit", optim="adamw_8bit", save_steps=4)
+    run(whole, ranks=_RANKS[strategy])
+    exact = losses(runs.uninterrupted("one process"))
+    found = losses(Path(whole.output_dir))
+    assert found == pytest.approx(exact, abs=0.05)
+    assert found != pytest.approx(exact, abs=1e-6)
+    shutil.rmtree(Path(whole.output_dir) / f"checkpoint-{_STEPS}")
+    run(whole.model_copy(update={"resume_from_checkpoint": "latest"}), ranks=_RANKS[strategy])
+    assert losses(Path(whole.output_dir)) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero-2", "zero-3"])
 def test_a_gradient_that_is_no_number_stops_every_strategy(
     runs: _Runs, tmp_path: Path, strategy: str
 ) -> None:

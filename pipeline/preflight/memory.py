@@ -8,6 +8,8 @@ gradient checkpointing on or off. Bytes per parameter, N ranks:
     ZeRO-2, bf16    2           2           12 / N             fp32 master weights and two moments
     ZeRO-3, bf16    2 / N       2 / N       12 / N
     ZeRO-2/3, fp32  4 (/ N)     4 (/ N)     12 / N
+
+The two moments take 8 of these bytes, 4 with optim adamw_bf16 and 2 with the 8-bit ones.
 """
 
 import atexit
@@ -25,6 +27,8 @@ from pipeline.preflight.report import Context
 from pipeline.step2_train import EXAMPLES, model_path, nproc_per_node
 from pipeline.trainer.parallel.deepspeed_config import read_deepspeed_config
 from pipeline.trainer.rope import max_positions, trained_positions
+
+_MOMENTS = {"adamw_bf16": 4, "adamw_8bit": 2, "adamw_bnb_8bit": 2, "adamw_torch_8bit": 2}
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,15 @@ def memory_need(
     ranks = nproc_per_node(context.config)
     stage, offload_optimizer, offload_weights = _zero(context)
     count, low = size.num_parameters, 2 if training.bf16 else 4
+    moments = _MOMENTS.get(training.optim, 8)
     if stage in (None, 0):
-        weights, gradients, optimizer = (6 if training.bf16 else 4) * count, 4 * count, 8 * count
+        weights, gradients = (6 if training.bf16 else 4) * count, 4 * count
+        optimizer = moments * count
     else:
         share = count / ranks
         weights = low * (share if stage == 3 else count)
         gradients = low * (share if stage == 3 else count)
-        optimizer = 12 * share
+        optimizer = (4 + moments) * share
     on_host = (optimizer if offload_optimizer else 0) + (weights if offload_weights else 0)
     tokens = longest * training.per_device_train_batch_size
     # One layer: attention and MLP inputs and outputs that autograd keeps.

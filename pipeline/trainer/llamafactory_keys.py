@@ -43,7 +43,7 @@ LLAMAFACTORY_KEYS = frozenset(
     length_column_name length_penalty liger_kernel_config load_best_model_at_end local_rank
     log_level log_level_replica log_on_each_node logging_dir logging_first_step
     logging_nan_inf_filter logging_strategy lora_alpha lora_dropout lora_rank lora_target
-    loraplus_lr_embedding loraplus_lr_ratio low_cpu_mem_usage lr_scheduler_kwargs
+    loraplus_lr_embedding loraplus_lr_ratio low_cpu_mem_usage
     master_addr master_port max_length max_new_tokens media_dir metric_for_best_model
     mixture_of_depths module_dropout moe_aux_loss_coef ms_hub_token
     neftune_noise_alpha new_special_tokens_config no_cuda num_beams offload_folder
@@ -71,7 +71,7 @@ LLAMAFACTORY_KEYS = frozenset(
     use_apollo use_asft_loss use_audio_in_video use_badam use_cache use_dft_loss use_dora
     use_eaft_loss use_fast_tokenizer use_galore use_hyper_parallel use_kt use_kv_cache
     use_legacy_prediction_loop use_liger_kernel use_llama_pro use_mca use_megatron_bridge
-    use_mps_device use_muon use_reentrant_gc use_rslora use_swanlab use_unsloth use_v1_kernels
+    use_mps_device use_reentrant_gc use_rslora use_swanlab use_unsloth use_v1_kernels
     video_fps video_max_pixels video_maxlen video_min_pixels vllm_config
     vllm_enforce_eager vllm_gpu_util vllm_max_lora_rank vllm_maxlen
     """.split()

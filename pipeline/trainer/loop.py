@@ -30,9 +30,9 @@ from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.evaluation import evaluate
 from pipeline.trainer.flops import crossover_tokens
+from pipeline.trainer.lr_schedule import learning_rate_at
 from pipeline.trainer.metrics import RunLog
 from pipeline.trainer.model import load_config
-from pipeline.trainer.optim import learning_rate_at
 from pipeline.trainer.output_dir import (
     STATUS_FILE,
     Checkpoint,

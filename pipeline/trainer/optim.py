@@ -1,32 +1,41 @@
-"""The optimizer and the learning rate as a pure function of the step."""
+"""The optimizer that the training YAML names, and which parameters decay."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.compact_adamw import BF16, BLOCKWISE_8BIT, CompactAdamW
+from pipeline.trainer.muon import Muon, takes_muon
+
+_COMPACT = {
+    "adamw_bf16": BF16,
+    "adamw_8bit": BLOCKWISE_8BIT,
+    "adamw_bnb_8bit": BLOCKWISE_8BIT,
+    "adamw_torch_8bit": BLOCKWISE_8BIT,
+}
 
 
-def adamw(model: torch.nn.Module, args: TrainArgs) -> torch.optim.AdamW:
-    """AdamW; biases and norm weights (one-dimensional parameters) do not decay."""
-    decayed, kept = [], []
-    for parameter in model.parameters():
-        # Under ZeRO-3 a partitioned parameter is empty; DeepSpeed keeps its real shape.
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        (decayed if len(shape) >= 2 else kept).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": args.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        eps=args.adam_epsilon,
-        fused=True if args.optim == "adamw_torch_fused" else None,
-    )
+def make_optimizer(model: torch.nn.Module, args: TrainArgs) -> torch.optim.Optimizer:
+    """AdamW in the variant of `optim`, or with `use_muon` Muon for the matrices of the layers.
+
+    Biases and norm weights (one-dimensional parameters) do not decay.
+    """
+    adamw = {
+        "lr": args.learning_rate,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
+    }
+    if args.use_muon:
+        matrices, others = takes_muon(model)
+        groups = _decay_groups(matrices, args.weight_decay)
+        return Muon(groups, _decay_groups(others, args.weight_decay), **adamw)
+    groups = _decay_groups(model.parameters(), args.weight_decay)
+    if args.optim in _COMPACT:
+        return CompactAdamW(groups, moments=_COMPACT[args.optim], **adamw)
+    fused = True if args.optim == "adamw_torch_fused" else None
+    return torch.optim.AdamW(groups, fused=fused, **adamw)
 
 
 def set_learning_rate(param_groups: Iterable[dict[str, Any]], learning_rate: float) -> None:
@@ -34,25 +43,16 @@ def set_learning_rate(param_groups: Iterable[dict[str, Any]], learning_rate: flo
         group["lr"] = learning_rate
 
 
-def num_warmup_steps(args: TrainArgs, total_steps: int) -> int:
-    """`warmup_steps` if set, else `warmup_ratio` of all steps, rounded up as Transformers does."""
-    return args.warmup_steps or math.ceil(total_steps * args.warmup_ratio)
-
-
-def learning_rate_at(step: int, args: TrainArgs, total_steps: int) -> float:
-    """Learning rate of step 1, 2, ..., `total_steps`; the schedules of Transformers.
-
-    With warmup the first step has rate 0: the rate of step k is the schedule's value after k-1.
-    """
-    done = step - 1
-    warmup = num_warmup_steps(args, total_steps)
-    if args.lr_scheduler_type == "constant":
-        return args.learning_rate
-    if done < warmup:
-        return args.learning_rate * done / warmup
-    progress = (done - warmup) / max(1, total_steps - warmup)
-    if args.lr_scheduler_type == "cosine":
-        return args.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
-    if args.lr_scheduler_type == "linear":
-        return args.learning_rate * max(0.0, 1.0 - progress)
-    return args.learning_rate  # constant_with_warmup
+def _decay_groups(
+    parameters: Iterable[torch.nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    decayed, kept = [], []
+    for parameter in parameters:
+        # Under ZeRO-3 a partitioned parameter is empty; DeepSpeed keeps its real shape.
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        (decayed if len(shape) >= 2 else kept).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -15,7 +15,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_model, save_model
 from pipeline.trainer.objective import Losses, SupervisedObjective
-from pipeline.trainer.optim import adamw, set_learning_rate
+from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import evaluating
 
@@ -29,7 +29,7 @@ class DataParallel:
         self._model = load_model(args, torch.float32)
         torch.nn.Module.to(self._model, distributed.device)
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        self._optimizer = adamw(self._model, args)
+        self._optimizer = make_optimizer(self._model, args)
         self._wrapped: torch.nn.Module = SupervisedObjective(self._model)
         self.name = "single process"
         if distributed.world_size > 1:

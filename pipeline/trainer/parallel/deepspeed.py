@@ -13,7 +13,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_config, load_model, save_model
 from pipeline.trainer.objective import Losses, SupervisedObjective
-from pipeline.trainer.optim import adamw, set_learning_rate
+from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
     offloads_optimizer,
@@ -101,7 +101,7 @@ class DeepSpeed:
         self._distributed.barrier()
 
     def _optimizer(self, config: dict[str, Any]) -> torch.optim.Optimizer:
-        optimizer = adamw(self._model, self._args)
+        optimizer = make_optimizer(self._model, self._args)
         if not offloads_optimizer(config):
             return optimizer
         from deepspeed.ops.adam import DeepSpeedCPUAdam

@@ -50,7 +50,8 @@ def fill_deepspeed_config(
 ) -> dict[str, Any]:
     """The configuration for this run.
 
-    Raises: ConfigError: a value that is not `auto` contradicts the training arguments.
+    Raises: ConfigError: a value that is not `auto` contradicts the training arguments, or the
+        optimizer is none that DeepSpeed can run.
     """
     micro = args.per_device_train_batch_size
     accumulation = args.gradient_accumulation_steps
@@ -83,6 +84,16 @@ def fill_deepspeed_config(
         # Stage 0 would update bf16 weights in place and round small updates away. Like plain DDP
         # it gets fp32 weights, and the forward pass runs under autocast.
         filled["bf16"]["enabled"] = False
+    if args.use_muon:
+        raise ConfigError(
+            "training.use_muon: DeepSpeed gives the optimizer flat pieces, and Muon needs whole "
+            "matrices; set training.deepspeed to null, or use_muon to false"
+        )
+    if offloads_optimizer(filled) and not args.optim.startswith("adamw_torch"):
+        raise ConfigError(
+            f"{path}: zero_optimization.offload_optimizer keeps fp32 moments on the host, which "
+            f"training.optim {args.optim} is not; write adamw_torch, or do not offload"
+        )
     filled["zero_allow_untested_optimizer"] = True
     return filled
 
