@@ -35,6 +35,7 @@ from pipeline.paths import PROJECT_ROOT, SHIPPED, RunPaths, from_root
 from pipeline.progress import show_progress
 from pipeline.trainer.args import NATIVE_KEYS, TrainArgs
 from pipeline.trainer.data.dataset import find_datasets
+from pipeline.trainer.keys.finetuning import split_names
 from pipeline.trainer.llamafactory_keys import DROPPED_WHEN_FALSE
 from pipeline.trainer.output_dir import (
     LATEST,
@@ -103,6 +104,8 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
     )
     if values.get("tokenized_path"):
         values["tokenized_path"] = str(from_root(values["tokenized_path"]))
+    if values.get("adapter_name_or_path"):
+        values["adapter_name_or_path"] = _adapters(values["adapter_name_or_path"])
     if values.get("template") == "auto":
         del values["template"]  # in both engines: the model's own
     if given.infrastructure.engine == "llamafactory":
@@ -128,6 +131,12 @@ def trackers_of(given: Input) -> list[str]:
     if given.experiment.wandb_mode != "disabled" and "wandb" not in names:
         names.append("wandb")
     return names
+
+
+def _adapters(names: str) -> str:
+    """Directories become absolute; what is none is left as an id of the Hub."""
+    places = [(name, from_root(name)) for name in split_names(names)]
+    return ",".join(str(place) if place.is_dir() else name for name, place in places)
 
 
 def _llamafactory_takes(key: str, value: Any) -> bool:

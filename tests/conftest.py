@@ -1,7 +1,8 @@
 """Fixtures that more than one test file needs."""
 
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,11 @@ def rank_of_its_own() -> Iterator[None]:
     torch.set_num_threads(threads)
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def import_wandb_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Call it with a directory: `import wandb` then finds the module there, during this test."""
+    sys.modules.pop("wandb", None)
+    yield lambda directory: monkeypatch.syspath_prepend(str(directory))
+    sys.modules.pop("wandb", None)

@@ -1,6 +1,8 @@
 """Fine-tuning in the plainest way there is: one sequence at a time, one token's loss at a time."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, get_scheduler
@@ -10,11 +12,16 @@ from pipeline.trainer.data.example import Example
 
 
 def reference_run(
-    args: TrainArgs, batches: list[list[Example]]
+    args: TrainArgs,
+    batches: list[list[Example]],
+    adapt: Callable[[Any], Any] = lambda model: model,
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """One optimizer step per batch. Returns: the loss of every step and the final weights."""
+    """One optimizer step per batch, of the model as `adapt` returns it.
+
+    Returns: the loss of every step and the final weights.
+    """
     model = AutoModelForCausalLM.from_pretrained(Path(args.model_name_or_path), dtype=torch.float32)
-    model.train()
+    model = adapt(model).train()
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]

@@ -198,7 +198,7 @@ def test_a_minimal_config_loads_with_all_defaults_in_resolved(tmp_path: Path) ->
             "(got a list)",
         ),
         (
-            "lora_rank: 8",
+            "galore_rank: 8",
             7,
             "known to LLaMA-Factory, not to the native engine; "
             "remove it or set infrastructure.engine: llamafactory",
@@ -207,7 +207,7 @@ def test_a_minimal_config_loads_with_all_defaults_in_resolved(tmp_path: Path) ->
         ("lr: 1", 7, "unknown key; did you mean learning_rate?"),
         ("Cutoff-Len: 1", 7, "unknown key; did you mean cutoff_len?"),
         ("dataset_dir: x", 7, "comes from runtime_info.input.infrastructure.artifacts_dir"),
-        ("qqq: 1", 7, "unknown key; remove it (valid keys: stage, finetuning_type, template,"),
+        ("qqq: 1", 7, "unknown key; remove it (valid keys: stage, finetuning_type, freeze"),
         ("output_dir: again", 7, "duplicate key; the first is at 10:7"),
     ],
 )
@@ -408,13 +408,13 @@ LLAMAFACTORY = (
 
 def test_llamafactory_keys_and_values_pass_with_its_engine(tmp_path: Path) -> None:
     text = training(
-        "stage: dpo", "lora_rank: 8", "save_steps: 0.1", "report_to: [swanlab]", "eval_steps: 0.1"
+        "stage: dpo", "galore_rank: 8", "save_steps: 0.1", "report_to: [swanlab]", "eval_steps: 0.1"
     )
     loaded = load_config(write(tmp_path, text + LLAMAFACTORY))
     given = loaded.config.runtime_info.input.training
     assert (given.stage, given.save_steps) == ("dpo", 0.1)
-    assert given.model_extra == {"lora_rank": 8}
-    assert loaded.resolved()["runtime_info"]["input"]["training"]["lora_rank"] == 8
+    assert given.model_extra == {"galore_rank": 8}
+    assert loaded.resolved()["runtime_info"]["input"]["training"]["galore_rank"] == 8
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pipeline.trainer.keys.compute import ComputeKeys
 from pipeline.trainer.keys.data import DataKeys
 from pipeline.trainer.keys.evaluation import EvaluationKeys
 from pipeline.trainer.keys.finetuning import FinetuningKeys
+from pipeline.trainer.keys.lora import LoraKeys
 from pipeline.trainer.keys.optimization import OptimizationKeys
 from pipeline.trainer.keys.output import OutputKeys
 from pipeline.trainer.keys.rendering import RenderingKeys
@@ -42,6 +43,7 @@ class TrainingKeys(
     OutputKeys,
     StrategyKeys,
     RenderingKeys,
+    LoraKeys,
     FinetuningKeys,
 ):
     """How the model is trained."""

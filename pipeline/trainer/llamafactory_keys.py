@@ -9,12 +9,12 @@ and 5.23. Keys of the native engine and keys that other sections supply are not 
 LLAMAFACTORY_KEYS = frozenset(
     """
     accelerator_config activation_checkpointing activation_checkpointing_kwargs adafactor
-    adapter_folder adapter_name_or_path add_special_tokens add_tokens additional_target
+    adapter_folder add_special_tokens add_tokens
     apollo_layerwise apollo_proj apollo_proj_type apollo_rank apollo_scale apollo_scale_front
     apollo_scale_type apollo_target apollo_update_interval asft_alpha audio_sampling_rate
     auto_find_batch_size average_tokens_across_devices badam_mask_mode badam_mode
     badam_start_block badam_switch_interval badam_switch_mode badam_update_ratio badam_verbose
-    batch_eval_metrics bf16_full_eval buffer_size cache_dir compute_accuracy create_new_adapter
+    batch_eval_metrics bf16_full_eval buffer_size cache_dir compute_accuracy
     crop_to_patches data_shared_file_system dataloader_drop_last dataloader_in_order
     dataloader_multiprocessing_context dataloader_persistent_workers dataloader_pin_memory
     dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
@@ -26,8 +26,8 @@ LLAMAFACTORY_KEYS = frozenset(
     export_hub_model_id export_legacy_format export_quantization_bit export_quantization_dataset
     export_quantization_maxlen export_quantization_nsamples export_size fp16_backend
     fp16_full_eval fp16_opt_level fp8 fp8_backend fp8_enable_fsdp_float8_all_gather
-    freeze_extra_modules freeze_language_model freeze_multi_modal_projector
-    freeze_trainable_layers freeze_trainable_modules freeze_vision_tower fsdp fsdp_config
+    freeze_language_model freeze_multi_modal_projector
+    freeze_vision_tower fsdp fsdp_config
     fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap galore_layerwise galore_proj_type
     galore_rank galore_scale galore_target galore_update_interval generation_config
     generation_max_length generation_num_beams gradient_checkpointing
@@ -42,14 +42,14 @@ LLAMAFACTORY_KEYS = frozenset(
     kto_chosen_weight kto_rejected_weight label_names label_smoothing_factor ld_alpha
     length_column_name length_penalty liger_kernel_config load_best_model_at_end local_rank
     log_level log_level_replica log_on_each_node logging_dir logging_first_step
-    logging_nan_inf_filter logging_strategy lora_alpha lora_dropout lora_rank lora_target
-    loraplus_lr_embedding loraplus_lr_ratio low_cpu_mem_usage
+    logging_nan_inf_filter logging_strategy
+    low_cpu_mem_usage
     master_addr master_port max_length max_new_tokens media_dir metric_for_best_model
     mixture_of_depths module_dropout moe_aux_loss_coef ms_hub_token
     neftune_noise_alpha new_special_tokens_config no_cuda num_beams offload_folder
     oft_block_size oft_rank oft_target om_hub_token optim_args optim_target_modules
     parallelism_config past_index per_gpu_eval_batch_size
-    per_gpu_train_batch_size pissa_convert pissa_init pissa_iter ppo_buffer_size ppo_epochs
+    per_gpu_train_batch_size pissa_convert ppo_buffer_size ppo_epochs
     ppo_score_norm ppo_target ppo_whiten_rewards predict_with_generate prediction_loss_only
     pref_bco_weight pref_beta pref_ftx pref_loss preprocessing_batch_size
     print_param_status profile_modules profiler_active_steps profiler_output_dir
@@ -68,10 +68,10 @@ LLAMAFACTORY_KEYS = frozenset(
     torch_compile_mode torch_empty_cache_steps torchdynamo tpu_metrics_debug tpu_num_cores
     trackio_bucket_id trackio_space_id trackio_static_space_id train_from_scratch
     train_sampling_strategy upcast_layernorm upcast_lmhead_output use_adam_mini
-    use_apollo use_asft_loss use_audio_in_video use_badam use_cache use_dft_loss use_dora
+    use_apollo use_asft_loss use_audio_in_video use_badam use_cache use_dft_loss
     use_eaft_loss use_fast_tokenizer use_galore use_hyper_parallel use_kt use_kv_cache
     use_legacy_prediction_loop use_liger_kernel use_llama_pro use_mca use_megatron_bridge
-    use_mps_device use_reentrant_gc use_rslora use_swanlab use_unsloth use_v1_kernels
+    use_mps_device use_reentrant_gc use_swanlab use_unsloth use_v1_kernels
     video_fps video_max_pixels video_maxlen video_min_pixels vllm_config
     vllm_enforce_eager vllm_gpu_util vllm_max_lora_rank vllm_maxlen
     """.split()

@@ -45,7 +45,12 @@ from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy, make_strategy
 from pipeline.trainer.plot import plot_loss
 from pipeline.trainer.reporting.trackers import check_installed
-from pipeline.trainer.resume import check_same_sequence, check_same_strategy
+from pipeline.trainer.resume import (
+    check_same_sequence,
+    check_same_strategy,
+    check_same_weights,
+    trained_weights,
+)
 from pipeline.trainer.rope import check_positions
 from pipeline.trainer.stop import StopRequest
 
@@ -74,9 +79,11 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     distributed = Distributed(use_cpu=args.use_cpu, timeout_seconds=args.ddp_timeout)
     plan = make_plan(args, store, distributed.num_data_ranks)
     check_same_sequence(checkpoint, store, plan)
+    check_same_weights(checkpoint, args)
     _prepare_output_dir(args, checkpoint, distributed)
-    _seed(args, distributed)
+    _seed(args, args.seed)  # new adapters are the same on all ranks, dropout is not
     strategy = make_strategy(args, distributed)
+    _seed(args, args.seed + distributed.rank)
     if checkpoint is not None:
         check_same_strategy(checkpoint, strategy, distributed)
         strategy.load_state(checkpoint.directory)
@@ -205,6 +212,7 @@ class _Run:
             "progress": progress,
             "data": self._store.fingerprint,
             "sequence": self._plan.identity(),
+            "weights": trained_weights(self._args),
             "strategy": self._strategy.name,
             "world_size": self._distributed.world_size,
         }
@@ -314,10 +322,10 @@ def _prepare_output_dir(
     distributed.barrier()
 
 
-def _seed(args: TrainArgs, distributed: Distributed) -> None:
-    random.seed(args.seed + distributed.rank)
-    np.random.seed(args.seed + distributed.rank)
-    torch.manual_seed(args.seed + distributed.rank)
+def _seed(args: TrainArgs, seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
     if args.full_determinism:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -9,6 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.errors import TrainError
+from pipeline.trainer.adapters.lora import has_adapter, save_adapter
+from pipeline.trainer.adapters.trained import select_trained
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import check_isolates_documents, packed_implementation
 from pipeline.trainer.rope import scale_rope
@@ -37,7 +39,13 @@ def load_config(args: TrainArgs) -> Any:
 
 
 def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
-    """The pretrained model in `dtype`; under ZeRO-3 every rank keeps its part while loading."""
+    """The pretrained model, ready to be trained in `dtype`.
+
+    Weights that are not trained are in bf16 where the forward pass is. Under ZeRO-3 every rank
+    keeps its part while loading.
+
+    Raises: TrainError: there is no such model, or the keys do not fit it.
+    """
     config = load_config(args)
     implementation = _ATTENTION[args.flash_attn]
     if args.packs and args.flash_attn == "auto":
@@ -48,7 +56,7 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
             config=config,
             revision=args.model_revision,
             trust_remote_code=args.trust_remote_code,
-            dtype=dtype,
+            dtype=torch.bfloat16 if args.bf16 and args.finetuning_type != "full" else dtype,
             attn_implementation=implementation,
         )
     except (ImportError, ValueError, OSError) as error:
@@ -61,13 +69,18 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
         name = "activation_checkpointing_enable"
         enable = getattr(model, name, None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    select_trained(model, args, dtype)
     return model.train()
 
 
 def save_model(
     model: PreTrainedModel, state: dict[str, torch.Tensor], directory: Path, *, bf16: bool
 ) -> None:
-    """Write `config.json`, `generation_config.json` and safetensors in the training's dtype."""
+    """Write what was trained: an adapter as it is, or the model in the training's dtype with
+    `config.json` and `generation_config.json`."""
+    if has_adapter(model):
+        save_adapter(model, state, directory)
+        return
     dtype = torch.bfloat16 if bf16 else torch.float32
     converted: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
 

@@ -7,17 +7,18 @@ import torch
 _EMBEDDINGS = ("embed", "lm_head")
 
 
-def takes_muon(
-    model: torch.nn.Module,
-) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+Named = list[tuple[str, torch.nn.Parameter]]
+
+
+def takes_muon(parameters: Named) -> tuple[Named, Named]:
     """Matrices that are neither embedding nor lm_head, and all other parameters.
 
     The choice is LLaMA-Factory's (train/trainer_utils.py @ 0.9.5).
     """
     matrices, others = [], []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         is_matrix = parameter.ndim == 2 and not any(part in name for part in _EMBEDDINGS)
-        (matrices if is_matrix else others).append(parameter)
+        (matrices if is_matrix else others).append((name, parameter))
     return matrices, others
 
 

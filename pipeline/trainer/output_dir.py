@@ -40,6 +40,8 @@ _OURS = (
     "runs",
     "*.safetensors",
     "*.safetensors.index.json",
+    "adapter_config.json",
+    "merged_adapters.json",
     "config.json",
     "generation_config.json",
     "tokenizer*",

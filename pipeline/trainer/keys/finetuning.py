@@ -1,8 +1,10 @@
 """What is trained, and by which objective."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pipeline.config.strict import StrictModel
+from pydantic import Field
+
+from pipeline.config.strict import OptionalText, StrictModel
 
 
 class FinetuningKeys(StrictModel):
@@ -10,5 +12,18 @@ class FinetuningKeys(StrictModel):
 
     stage: Literal["sft"] = "sft"
     """Supervised fine-tuning, the only stage of the native engine."""
-    finetuning_type: Literal["full"] = "full"
-    """All weights are trained."""
+    finetuning_type: Literal["full", "freeze", "lora"] = "full"
+    """`full`: all weights; `freeze`: those of some layers; `lora`: low-rank adapters beside frozen
+    weights."""
+    freeze_trainable_layers: int = 2
+    """finetuning_type freeze: how many of the last layers are trained; negative: of the first."""
+    freeze_trainable_modules: Annotated[str, Field(min_length=1)] = "all"
+    """finetuning_type freeze: modules of these layers that are trained, such as `mlp,self_attn`."""
+    freeze_extra_modules: OptionalText = None
+    """finetuning_type freeze: modules outside the layers that are trained too, such as `lm_head`.
+    """
+
+
+def split_names(names: str | None) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]

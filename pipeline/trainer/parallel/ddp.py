@@ -1,6 +1,6 @@
 """Plain data parallelism: every rank holds the whole model; one process is the case of one rank.
 
-Weights and optimizer state are fp32; with `bf16` the forward pass runs under autocast.
+Trained weights and optimizer state are fp32; with `bf16` the forward pass runs under autocast.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.trainer.adapters.trained import trained_state
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_model, save_model
@@ -64,14 +65,17 @@ class DataParallel:
 
     def save_state(self, directory: Path) -> None:
         if self._distributed.is_main:
-            state = {"optimizer": self._optimizer.state_dict(), "weights": self._model.state_dict()}
+            state = {
+                "optimizer": self._optimizer.state_dict(),
+                "weights": trained_state(self._model),
+            }
             torch.save(state, directory / "optimizer.pt")
 
     def load_state(self, directory: Path) -> None:
         state: dict[str, Any] = torch.load(
             directory / "optimizer.pt", map_location="cpu", weights_only=True
         )
-        self._model.load_state_dict(state["weights"])
+        self._model.load_state_dict(state["weights"], strict=False)  # frozen ones are not in it
         self._optimizer.load_state_dict(state["optimizer"])
 
     def save_weights(self, directory: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from pipeline.trainer.adapters.lora import has_adapter
+from pipeline.trainer.adapters.trained import num_elements
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_config, load_model, save_model
@@ -48,10 +50,7 @@ class DeepSpeed:
         self._autocast = args.bf16 and not config["bf16"]["enabled"]
         low_precision = args.bf16 and not self._autocast
         self._model = load_model(args, torch.bfloat16 if low_precision else torch.float32)
-        self.num_parameters = sum(
-            getattr(parameter, "ds_numel", parameter.numel())
-            for parameter in self._model.parameters()
-        )
+        self.num_parameters = sum(map(num_elements, self._model.parameters()))
         self._engine: Any = deepspeed.initialize(
             model=SupervisedObjective(self._model),
             optimizer=self._optimizer(config),
@@ -85,14 +84,17 @@ class DeepSpeed:
         return float(norm) if norm >= 0 else math.nan  # DeepSpeed says -1 for infinite and NaN
 
     def save_state(self, directory: Path) -> None:
-        self._engine.save_checkpoint(str(directory), tag=_STATE_TAG)
+        self._engine.save_checkpoint(str(directory), tag=_STATE_TAG, exclude_frozen_parameters=True)
 
     def load_state(self, directory: Path) -> None:
-        self._engine.load_checkpoint(str(directory), tag=_STATE_TAG)
+        is_whole = self._args.finetuning_type == "full"
+        self._engine.load_checkpoint(str(directory), tag=_STATE_TAG, load_module_strict=is_whole)
 
     def save_weights(self, directory: Path) -> None:
         if self._stage == 3:
-            gathered = self._engine._zero3_consolidated_16bit_state_dict()  # collective
+            gathered = self._engine._zero3_consolidated_16bit_state_dict(  # collective
+                exclude_frozen_parameters=has_adapter(self._model)
+            )
             state = {name.removeprefix("model."): value for name, value in (gathered or {}).items()}
         else:
             state = self._model.state_dict()
