@@ -16,6 +16,7 @@ from transformers import TrainerState
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
+from pipeline.trainer.evaluation import Evaluation
 from pipeline.trainer.metrics import RunLog
 
 
@@ -118,7 +119,7 @@ def test_an_evaluation_has_a_line_and_a_place_of_its_own(
 ) -> None:
     log = _open(_args(tmp_path))
     _record(log, 1, 2)
-    log.record_evaluation(2, loss=0.25, num_examples=8, seconds=2.0)
+    log.record_evaluation(2, Evaluation(0.25, {}, num_examples=8, seconds=2.0))
     line = json.loads((tmp_path / "trainer_log.jsonl").read_text().splitlines()[-1])
     assert (line["current_steps"], line["eval_loss"]) == (2, 0.25)
     entry = log.progress()["log_history"][-1]
