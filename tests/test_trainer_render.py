@@ -4,6 +4,7 @@ Run: pytest tests/test_trainer_render.py
 """
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import pytest
@@ -109,20 +110,27 @@ def _trained_turns(examples: list[Example]) -> Counter[Any]:
     )
 
 
-def renderer_for(family: Family) -> Renderer:
+@cache
+def renderer_for(family: Family, *, is_compiled: bool = False) -> Renderer:
+    """The same one for all conversations, as in a build: nothing may be left of those before."""
     stops = frozenset(family.ends_of_turn if family.opens_next else ())
-    return Renderer(tokenizer_for(family), stop_tokens=stops)
+    return Renderer(tokenizer_for(family), stop_tokens=stops, is_compiled=is_compiled)
 
 
 def _check(family: Family, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> None:
     renderer = renderer_for(family)
+    compiled = renderer_for(family, is_compiled=True)
     try:
         served = _served_turns(family, messages, tools)
     except _UnservedError:
-        with pytest.raises(DataError, match="the chat template"):
+        with pytest.raises(DataError, match="the chat template") as refused:
             renderer.examples(messages, tools)
+        with pytest.raises(DataError) as refused_compiled:
+            compiled.examples(messages, tools)
+        assert str(refused_compiled.value) == str(refused.value)
         return
     examples = renderer.examples(messages, tools)
+    assert compiled.examples(messages, tools) == examples
     assert _trained_turns(examples) == served
     for example in examples:
         edges = [edge for span in example.spans for edge in (span.start, span.end)]

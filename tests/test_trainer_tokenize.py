@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from trainer_runs import conversations, tokenise, train_args, write_dataset
 from pipeline.errors import DataError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data import build, chunks, encode, tokenize
+from pipeline.trainer.data.compiled_template import CompiledTemplate
 from pipeline.trainer.data.dataset import find_datasets
 from pipeline.trainer.data.row_file import read_raw_rows
 from pipeline.trainer.data.store import TokenStore
@@ -223,31 +225,42 @@ def test_a_token_that_takes_the_space_beside_it_needs_the_tokenizer_itself(
     assert encode.choose_encoder(tokenizer) == "plain"
 
 
+def _wrong_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = encode._Pieces._encode
+    monkeypatch.setattr(tokenize, "choose_encoder", lambda tokenizer: "pieces")
+    monkeypatch.setattr(encode._Pieces, "_encode", lambda self, text: [*right(self, text)[:-1], 5])
+
+
+def _wrong_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = CompiledTemplate.render
+    monkeypatch.setattr(
+        CompiledTemplate,
+        "render",
+        lambda self, **given: right(self, **given).replace("the", "teh"),
+    )
+
+
 @pytest.mark.usefixtures("_small_chunks")
-def test_an_encoder_with_other_ids_is_found_out_and_not_used(
+@pytest.mark.parametrize("break_it", [_wrong_encoder, _wrong_template])
+def test_a_shortcut_to_other_ids_is_found_out_and_not_used(
     tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    break_it: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
     rows = conversations(100)
     expected = tokenise(_args(tiny_model, tmp_path / "right", rows))
     assert expected.encoder != "plain"
-    right = encode._Pieces._encode
-
-    def wrong(self: Any, text: str) -> list[int]:
-        return [*right(self, text)[:-1], 5]
-
-    monkeypatch.setattr(tokenize, "choose_encoder", lambda tokenizer: "pieces")
-    monkeypatch.setattr(encode._Pieces, "_encode", wrong)
+    break_it(monkeypatch)
+    tokenize._renderer.cache_clear()
     report = tokenise(_args(tiny_model, tmp_path / "wrong", rows))
     assert report.encoder == "plain"
     assert _contents(report.store) == _contents(expected.store)
     [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert "demo.json:" in warning
-    assert (
-        f": the fast encoder pieces gives other ids than the tokenizer of {tiny_model}" in warning
-    )
+    assert ": the fast path (compiled chat template, encoder " in warning
+    assert f" gives other ids than the tokenizer of {tiny_model}" in warning
 
 
 # --- the file

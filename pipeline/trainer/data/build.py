@@ -231,7 +231,7 @@ class _Build:
         known = KnownRows([] if self._rebuild else self._target.parent.glob("*/*.shard"))
         works = [ShardWork(chunk, self._file(chunk), known.of(chunk)) for chunk in chunks]
         try:
-            return self._run(works, None)
+            return self._run(works)
         except WrongIdsError as row:
             logger.warning(
                 "%s gives other ids than the tokenizer of %s itself; everything is tokenised again "
@@ -241,9 +241,9 @@ class _Build:
             )
             for work in works:
                 work.target.unlink(missing_ok=True)
-            return self._run(works, "plain")
+            return self._run(works, is_plain=True)
 
-    def _run(self, works: list[ShardWork], encoder: EncoderName | None) -> int:
+    def _run(self, works: list[ShardWork], *, is_plain: bool = False) -> int:
         make = functools.partial(
             make_shard,
             common=Tokenization(
@@ -251,7 +251,7 @@ class _Build:
                 self._spec.renderings(),
                 self._spec.tokenizer,
                 self._spec.tokenizer_fingerprint,
-                encoder,
+                is_plain,
             ),
         )
         total = sum(len(work.chunk) for work in works)

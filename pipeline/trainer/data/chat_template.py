@@ -7,14 +7,16 @@ conversation that ends with this turn, up to the token that ends it. The templat
 comes with a model: it runs in Jinja's sandbox with limits on time and memory.
 """
 
-import os
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.trainer.data.compiled_template import CompiledTemplate
 from pipeline.trainer.data.example import Tokenizer, special_tokens
-from pipeline.trainer.data.sandbox import limited
+from pipeline.trainer.data.sandbox import TimeLimitError, limited
 
 Messages = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
@@ -43,8 +45,18 @@ class Turn:
 class ChatTemplate:
     """The chat template of one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, stop_tokens: frozenset[str] = frozenset()) -> None:
-        """`stop_tokens`: at which generation stops, as the model's generation config says.
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop_tokens: frozenset[str] = frozenset(),
+        *,
+        is_compiled: bool = False,
+    ) -> None:
+        """
+        Args:
+            stop_tokens: at which generation stops, as the model's generation config says.
+            is_compiled: render what is the same in several requests once; otherwise by the
+                tokenizer's own `apply_chat_template`.
 
         Raises: DataError: the tokenizer has no chat template.
         """
@@ -56,6 +68,33 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._stop_tokens = stop_tokens
         self._special = special_tokens(tokenizer)
+        self._special_map = dict(tokenizer.special_tokens_map)
+        self._is_compiled = is_compiled
+        self._compiled: dict[bool, CompiledTemplate] = {}
+        """For conversations with and without tools."""
+        self._plain: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        """Messages of this conversation by their ids, and without their reasoning."""
+        self._is_limited = False
+
+    @contextlib.contextmanager
+    def conversation(self) -> Iterator[None]:
+        """Everything that is rendered meanwhile belongs to one conversation.
+
+        Its messages must not change, and the limits hold for all of it.
+
+        Raises: DataError: it took too long.
+        """
+        self._plain = {}
+        for template in self._compiled.values():
+            template.begin()
+        try:
+            with limited():
+                self._is_limited = True
+                yield
+        except TimeLimitError as error:
+            raise DataError(f"the chat template refuses this conversation: {error}") from error
+        finally:
+            self._is_limited = False
 
     def turn(self, messages: Messages, tools: Tools, index: int) -> Turn:
         """The turn of assistant message `index`.
@@ -118,18 +157,42 @@ class ChatTemplate:
     def render(
         self, messages: Messages, tools: Tools, *, add_generation_prompt: bool = False
     ) -> str:
+        render = self._render_compiled if self._is_compiled and messages else self._render_plain
         try:
-            with limited():
-                return self._tokenizer.apply_chat_template(
-                    messages,
-                    tools=tools or None,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                )
+            with contextlib.nullcontext() if self._is_limited else limited():
+                return render(messages, tools, add_generation_prompt)
         except MemoryError as error:
             raise DataError("the chat template needs too much memory") from error
         except Exception as error:  # jinja2, the template's own raise_exception, the time limit
             raise DataError(f"the chat template refuses this conversation: {error}") from error
+
+    def _render_plain(self, messages: Messages, tools: Tools, is_request: bool) -> str:
+        return self._tokenizer.apply_chat_template(
+            messages,
+            tools=tools or None,
+            tokenize=False,
+            add_generation_prompt=is_request,
+        )
+
+    def _render_compiled(self, messages: Messages, tools: Tools, is_request: bool) -> str:
+        template = self._compiled.get(bool(tools))
+        if template is None:
+            source = self._tokenizer.get_chat_template(None, tools or None)
+            template = self._compiled[bool(tools)] = CompiledTemplate(source)
+        return template.render(
+            **self._special_map,
+            messages=messages,
+            tools=tools or None,
+            documents=None,
+            add_generation_prompt=is_request,
+        )
+
+    def _without_reasoning(self, message: dict[str, Any]) -> dict[str, Any]:
+        known = self._plain.get(id(message))
+        if known is None:
+            plain = {key: value for key, value in message.items() if key != "reasoning_content"}
+            known = self._plain[id(message)] = (message, plain)
+        return known[1]
 
     def _opening_of_the_next(self, messages: Messages, tools: Tools) -> str:
         """The token that opens the next turn, if that is what stops the model; else nothing.
@@ -140,8 +203,7 @@ class ChatTemplate:
             return ""
         calls = messages[-1].get("tool_calls")
         role = {"role": "tool", "tool_call_id": calls[-1].get("id")} if calls else {"role": "user"}
-        # Reasoning may vanish when another turn follows.
-        plain = [{k: v for k, v in m.items() if k != "reasoning_content"} for m in messages]
+        plain = [self._without_reasoning(m) for m in messages]  # it may vanish when a turn follows
         text = self.render(plain, tools)
         longer = self.render([*plain, {"content": "a", **role}], tools)
         opening = self._special.match(longer, len(text)) if longer.startswith(text) else None
@@ -166,7 +228,7 @@ class ChatTemplate:
             longer = self.render(messages, tools, add_generation_prompt=True)
         except DataError:  # the template lets no model turn follow another one
             return marks[-1].end()
-        shared = len(os.path.commonprefix([conversation, longer]))
+        shared = _shared(conversation, longer)
         return max((mark.end() for mark in marks if mark.end() <= shared), default=marks[-1].end())
 
     def _check_marked(self, messages: Messages, tools: Tools, turn: Turn) -> None:
@@ -199,4 +261,16 @@ def _ends_twice(text: str, marks: list[re.Match[str]]) -> bool:
 
 
 def _common_suffix(one: str, other: str) -> str:
-    return os.path.commonprefix([one[::-1], other[::-1]])[::-1]
+    return one[len(one) - _shared(one[::-1], other[::-1]) :]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    shared, end = 0, min(len(one), len(other))
+    while shared < end:
+        middle = (shared + end + 1) // 2
+        if one[shared:middle] == other[shared:middle]:
+            shared = middle
+        else:
+            end = middle - 1
+    return shared

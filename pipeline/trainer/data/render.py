@@ -42,12 +42,17 @@ class Renderer:
         tokenizer: Tokenizer,
         rendering: Rendering | None = None,
         stop_tokens: frozenset[str] = frozenset(),
+        *,
+        is_compiled: bool = False,
     ) -> None:
-        """`stop_tokens`: at which generation stops, as the model's generation config says.
+        """
+        Args:
+            stop_tokens: at which generation stops, as the model's generation config says.
+            is_compiled: see `ChatTemplate`.
 
         Raises: DataError: the tokenizer has no chat template.
         """
-        self._template = ChatTemplate(tokenizer, stop_tokens)
+        self._template = ChatTemplate(tokenizer, stop_tokens, is_compiled=is_compiled)
         self._tokenizer = tokenizer
         self._rendering = rendering or Rendering()
         self._special = special_tokens(tokenizer)
@@ -67,10 +72,11 @@ class Renderer:
             of turn, or it refuses the conversation).
         """
         check_inert(self._special, _texts(messages, tools))
-        if self._rendering.reasoning_history == "keep":
-            groups = [self._kept(messages, tools)]
-        else:
-            groups = self._groups(messages, tools)
+        with self._template.conversation():
+            if self._rendering.reasoning_history == "keep":
+                groups = [self._kept(messages, tools)]
+            else:
+                groups = self._groups(messages, tools)
         if self._rendering.reasoning_history == "last_turn":
             groups = groups[-1:]
         spans_of = partial(self._spans, messages, tools)

@@ -108,7 +108,7 @@ class TokenizerSource:
 
 
 class WrongIdsError(Exception):
-    """An encoder gives other ids than the tokenizer itself; the message names row and encoder."""
+    """The fast path gives other ids than the tokenizer itself; the message names row and path."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ class Tokenization:
     """Of each dataset: hash of all that decides the ids of its rows, but the rows."""
     source: TokenizerSource
     tokenizer_fingerprint: str
-    encoder: EncoderName | None
-    """None: the fastest that there is."""
+    is_plain: bool = False
+    """Without any shortcut: ids by the tokenizer itself, text by its `apply_chat_template`."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,11 @@ def make_shard(work: ShardWork, common: Tokenization) -> MadeShard:
 
     Raises:
         DataError: the file changed since it was planned, or a row is no JSON object.
-        WrongIdsError: the encoder failed the check of a row.
+        WrongIdsError: the fast path failed the check of a row.
     """
     chunk = work.chunk
     tokenizer = _load(common.source, common.tokenizer_fingerprint)
-    encoder = common.encoder or choose_encoder(tokenizer)
+    encoder = "plain" if common.is_plain else choose_encoder(tokenizer)
     shards = {path: Shard(path) for path, _ in work.known.values()}
     rows: list[ShardRow] = []
     with chunk.file.open("rb") as file:
@@ -176,18 +176,18 @@ def _make_row(
     where = f"{chunk.file}:{chunk.lines[number]}"
     row = decode_row(raw, where)
 
-    def rendered(by: EncoderName) -> ShardRow:
-        renderer = _renderer(common.source, common.tokenizer_fingerprint, by)
+    def rendered(by: EncoderName, is_plain: bool) -> ShardRow:
+        renderer = _renderer(common.source, common.tokenizer_fingerprint, by, is_plain)
         try:
             canonical = common.datasets[chunk.dataset].canonical(row)
             return ShardRow(key, renderer.row_examples(canonical))
         except DataError as error:
             return ShardRow(key, [], str(error))
 
-    made = rendered(encoder)
+    made = rendered(encoder, common.is_plain)
     is_checked = number % _CHECKED_EVERY == chunk.row_keys[0] % min(_CHECKED_EVERY, len(chunk))
-    if is_checked and encoder != "plain" and made != rendered("plain"):
-        raise WrongIdsError(f"{where}: the fast encoder {encoder}")
+    if is_checked and not common.is_plain and made != rendered("plain", is_plain=True):
+        raise WrongIdsError(f"{where}: the fast path (compiled chat template, encoder {encoder})")
     return made
 
 
@@ -198,10 +198,16 @@ def _pad_token_id(tokenizer: Any) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def _renderer(source: TokenizerSource, fingerprint: str, encoder: EncoderName) -> RowRenderer:
+def _renderer(
+    source: TokenizerSource, fingerprint: str, encoder: EncoderName, is_plain: bool
+) -> RowRenderer:
     tokenizer = _load(source, fingerprint)
-    stop_tokens = source.stop_tokens(tokenizer)
-    return renderer_of(with_encoder(tokenizer, encoder), source.rendering, stop_tokens)
+    return renderer_of(
+        with_encoder(tokenizer, encoder),
+        source.rendering,
+        source.stop_tokens(tokenizer),
+        is_compiled=not is_plain,
+    )
 
 
 @functools.lru_cache(maxsize=1)
