@@ -27,6 +27,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data import build, chunks, encode, tokenize
 from pipeline.trainer.data.compiled_template import CompiledTemplate
 from pipeline.trainer.data.dataset import find_datasets
+from pipeline.trainer.data.read_files import ReadFiles
 from pipeline.trainer.data.row_file import read_raw_rows
 from pipeline.trainer.data.store import TokenStore
 from pipeline.trainer.data.tokenize import TokenizerSource
@@ -162,7 +163,7 @@ def test_a_killed_build_goes_on_where_it_was(tiny_model: Path, tmp_path: Path, k
         killed += _kill_at_random(args, draw.uniform(0, 1.2 * seconds))
         report = tokenise(args)
         resumed += 0 < report.rows_tokenised < 300
-        assert report.store.damage() is None
+        assert report.store.damage(ReadFiles(tmp_path / "none")) is None
         assert report.store.fingerprint == whole.store.fingerprint
         assert not list(report.store.directory.glob(".*"))
         for file in whole.store.directory.iterdir():

@@ -15,6 +15,9 @@ def tokenize(
         Path | None,
         typer.Option(metavar="DIR", help="Where [default: tokenized_path, or beside the data]."),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read data and store again, though nothing changed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tokenise the data of a training YAML into its token store; only what is new."""
@@ -29,7 +32,7 @@ def tokenize(
     if out is not None:
         args = args.model_copy(update={"tokenized_path": str(out.absolute())})
     with StopRequests() as stop, stop.interruptible(), show_progress("tokenise", "rows") as shown:
-        report = open_or_build(args, shown)
+        report = open_or_build(args, shown, verify=verify)
     if as_json:
         typer.echo(json.dumps(report.to_record()))
         return

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from pipeline.conversion.workers import map_in_order, usable_cores
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TrainError
 from pipeline.files import atomic_open, write_json
 from pipeline.progress import Progress
 from pipeline.trainer.args import TrainArgs
@@ -28,6 +28,7 @@ from pipeline.trainer.data.chunks import Chunk, plan_chunks
 from pipeline.trainer.data.document_table import DOCUMENT, whole_documents
 from pipeline.trainer.data.encode import EncoderName
 from pipeline.trainer.data.known_rows import KnownRows
+from pipeline.trainer.data.read_files import ReadFiles
 from pipeline.trainer.data.shard import Shard, is_intact
 from pipeline.trainer.data.store import (
     DOCUMENTS_FILE,
@@ -103,30 +104,37 @@ class BuildReport:
         }
 
 
-def open_or_build(args: TrainArgs, progress: Progress) -> BuildReport:
+def open_or_build(args: TrainArgs, progress: Progress, *, verify: bool = False) -> BuildReport:
     """The store of a run, made now unless it is there and whole.
 
     What else lies in `tokenized_path` is brought up to date; `overwrite_cache` tokenises every
-    row, whatever is known.
+    row, whatever is known; `verify` reads files again that have not changed since they were read.
 
-    Raises: DataError: nothing can be trained on (names the first reason), a row is no JSON, the
-        data changed meanwhile, or an example exceeds cutoff_len under cutoff_policy error.
+    Raises:
+        DataError: nothing can be trained on (names the first reason), a row is no JSON, the data
+            changed meanwhile, or an example exceeds cutoff_len under cutoff_policy error.
+        TrainError: the disk does not hold what was written to it.
     """
     asked_at, started = time.time(), time.monotonic()
-    spec = StoreSpec.of(args)
+    spec = StoreSpec.of(args, verify=verify)
     key = spec.key()
     target = store_directory(args, key)
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f"{target.name}.lock")):
-        found = _finished(target, key)
+        found = _finished(target, key, spec.files)
         # Whoever waited for another build that was asked to rebuild takes the fresh store.
         is_fresh = found is not None and (target / STORE_FILE).stat().st_mtime >= asked_at
         if found and (is_fresh or not args.overwrite_cache):
+            spec.files.save()
             return BuildReport(found, time.monotonic() - started, 0, None)
         num_workers = args.preprocessing_num_workers or usable_cores()
         build = _Build(spec, key, target, num_workers, args.overwrite_cache, progress)
         rows_tokenised = build.run()
-    store = TokenStore(target)
+        store = TokenStore(target)
+        damaged = store.damage(spec.files)
+        if damaged:
+            raise TrainError(f"{target / damaged}: not what was written just now; check the disk")
+        spec.files.save()
     seconds = time.monotonic() - started
     logger.info(
         "tokenised %s of %s rows in %.1f s -> %s",
@@ -138,13 +146,13 @@ def open_or_build(args: TrainArgs, progress: Progress) -> BuildReport:
     return BuildReport(store, seconds, rows_tokenised, build.encoder)
 
 
-def _finished(target: Path, key: str) -> TokenStore | None:
+def _finished(target: Path, key: str, files: ReadFiles) -> TokenStore | None:
     if not (target / STORE_FILE).is_file():
         return None
     store = TokenStore(target)
     if store.fingerprint != key:
         return None
-    damaged = store.damage()
+    damaged = store.damage(files)
     if damaged:
         logger.warning("%s: damaged; what it held is tokenised again", target / damaged)
         return None
@@ -215,7 +223,7 @@ class _Build:
         """Whether the shard exists, here or, after linking it, from beside."""
         file = self._target / name
         if file.is_file():
-            if is_intact(file):
+            if self._spec.files.is_intact(file, is_intact):
                 return True
             logger.warning("%s: damaged; its rows are tokenised again", file)
             file.unlink()

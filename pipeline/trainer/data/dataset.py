@@ -6,7 +6,7 @@ and how they are written (`formatting: sharegpt`, `columns`, `tags`), as LLaMA-F
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,14 @@ class Dataset:
         name = self.entry.get("file_name")
         return self.info_file.parent / name if name else None
 
-    def fingerprint(self) -> str:
-        """Hash of the entry and of the bytes it names (for the Hub: of the pinned revision)."""
+    def fingerprint(self, sha256: Callable[[Path], str] = sha256_file) -> str:
+        """Hash of the entry and of the bytes it names (for the Hub: of the pinned revision).
+
+        `sha256`: of a file, in hex; for callers that know it without reading.
+        """
         digest = hashlib.sha256(json.dumps(self.entry, sort_keys=True).encode())
         if self.file is not None:
-            digest.update(sha256_file(self.file).encode())
+            digest.update(sha256(self.file).encode())
         return digest.hexdigest()
 
     def rows(self) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,9 @@
         rejected.jsonl            rows that cannot be rendered: {"dataset", "row", "message"}
         store.json                parameters, counts, shards; written last: a store without it
                                   does not exist
+    beside them
+        read_files.json           which files were found whole and have not changed since
+                                  (read_files.py)
 
 The key covers the data, the tokenizer with its chat template, the parameters and this code, so a
 store is never reused for anything else.
@@ -29,6 +32,7 @@ from pipeline.trainer.data.cutoff import CutoffPolicy
 from pipeline.trainer.data.dataset import Dataset, find_datasets
 from pipeline.trainer.data.document_table import loss_spans
 from pipeline.trainer.data.example import Example, Span
+from pipeline.trainer.data.read_files import READ_FILES_FILE, ReadFiles
 from pipeline.trainer.data.shard import Shard, is_intact
 from pipeline.trainer.data.tally import PolicyTally, StoreCounts
 from pipeline.trainer.data.tokenize import TokenizerSource
@@ -56,11 +60,16 @@ class StoreSpec:
     cutoff_len: int
     cutoff_policy: CutoffPolicy
     max_samples: int | None
+    files: ReadFiles
 
     @classmethod
-    def of(cls, args: TrainArgs) -> "StoreSpec":
-        """Raises: DataError: a dataset is not registered or its file is missing."""
+    def of(cls, args: TrainArgs, *, verify: bool = False) -> "StoreSpec":
+        """`verify`: read data and store again, whatever is known of them.
+
+        Raises: DataError: a dataset is not registered or its file is missing.
+        """
         names = ",".join(filter(None, [args.dataset, args.eval_dataset]))
+        beside = store_directory(args, "any").parent / READ_FILES_FILE
         return cls(
             datasets=tuple(find_datasets(Path(args.dataset_dir), names)),
             num_evaluated=len(dataset_names(args.eval_dataset)),
@@ -68,6 +77,7 @@ class StoreSpec:
             cutoff_len=args.cutoff_len,
             cutoff_policy=args.cutoff_policy,
             max_samples=args.max_samples,
+            files=ReadFiles(beside, trusted=not verify),
         )
 
     def parameters(self) -> dict[str, Any]:
@@ -84,7 +94,7 @@ class StoreSpec:
 
     def key(self) -> str:
         """Hash of the parameters and of the data as it is now."""
-        data = [dataset.fingerprint() for dataset in self.datasets]
+        data = [dataset.fingerprint(self.files.sha256) for dataset in self.datasets]
         content = json.dumps([self.parameters(), data], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -193,13 +203,16 @@ class TokenStore:
             self._shards[number] = Shard(self._shard_files[number])
         return self._shards[number]
 
-    def damage(self) -> str | None:
-        """Reads every byte. Returns: the first file that is not as it was written, if any."""
+    def damage(self, files: ReadFiles) -> str | None:
+        """Reads every byte that `files` does not know to be as it was written.
+
+        Returns: the first file that is not, if any.
+        """
         crc32 = zlib.crc32((self.directory / DOCUMENTS_FILE).read_bytes())
         if crc32 != self._documents_crc32:
             return DOCUMENTS_FILE
         with ThreadPoolExecutor() as pool:
-            intact = pool.map(is_intact, self._shard_files)
+            intact = pool.map(lambda file: files.is_intact(file, is_intact), self._shard_files)
             return next(
                 (file.name for file, ok in zip(self._shard_files, intact, strict=True) if not ok),
                 None,
