@@ -22,7 +22,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from benchmarks.tokens import make_rows
+from benchmarks.trajectories import make_rows
 from pipeline import builtin
 from pipeline.step1_register import register
 

@@ -1,7 +1,6 @@
 """How good the plan of a run is, over several mixes of document lengths; needs no data and no GPU.
 
-    python benchmarks/plan.py                                    # all ranks and global batches
-    python benchmarks/plan.py --ranks 8 --global-batch 64 --json
+The part of tokens.py behind `--plan`.
 
 Fill: tokens in the room of the packed sequences. Balance: mean over maximum of the ranks' compute
 per step (micro: per micro-batch), for a model whose attention costs as much as everything else at
@@ -75,16 +74,18 @@ def measure(
     return {**found, "steps": plan.total_steps, "seconds": round(seconds, 3)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
-    parser.add_argument("--global-batch", type=int, nargs="+", default=GLOBAL_BATCHES)
-    parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--crossover", type=int, default=47_000)
-    parser.add_argument("--group-by-length", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="one object, of the worst mix in each")
-    options = parser.parse_args()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    options = parser.add_argument_group("--plan")
+    options.add_argument("--ranks", type=int, nargs="+", default=RANKS)
+    options.add_argument("--global-batch", type=int, nargs="+", default=GLOBAL_BATCHES)
+    options.add_argument("--documents", type=int, default=20_000)
+    options.add_argument("--crossover", type=int, default=47_000)
+    options.add_argument("--group-by-length", action="store_true")
+    options.add_argument("--seed", type=int, default=0)
+
+
+def report(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """With --json one object, of the worst mix in each."""
     rows = []
     combinations = [
         (name, ranks, size)
@@ -115,7 +116,3 @@ def main() -> None:
             f"| {row['balance']:.3f} | {row['micro_balance']:.3f} | {row['tokens_lost']} "
             f"| {row['seconds']:.2f} |"
         )
-
-
-if __name__ == "__main__":
-    main()
