@@ -3,7 +3,7 @@
     {"conversations": [{"from": "system|human|gpt|function_call|observation", "value": str,
                         "loss_weight"?: float, "tool_call_ids"?: [str], "messages"?: str}, ...],
      "tools": "<JSON list as a string, empty if none>",
-     "_instance_id": str, "_trial_id": str, "_chain_id": str}
+     "_instance_id": str, "_trial_id": str, "_chain_id": str, "_score"?: str}
 
 `from` and `value` alone are a valid example for LLaMA-Factory: after an optional system turn,
 human|observation and gpt|function_call alternate and the last turn is the model's. It ignores the
@@ -18,7 +18,7 @@ Source: LLaMA-Factory 0.9.5 src/llamafactory/data/{converter,formatter}.py.
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pipeline.errors import DataError
@@ -65,6 +65,20 @@ def to_sharegpt(trajectory: Trajectory) -> dict[str, Any]:
         "_trial_id": source.trial_id,
         "_chain_id": source.chain_id,
     }
+
+
+def score_column(labels: Mapping[str, Any]) -> dict[str, str]:
+    """The column `_score` of an example, which the trainer can order them by.
+
+    A number as text, "" for none: a column that begins with nulls has no type in Arrow.
+
+    Args:
+        labels: `meta_info.unique_info` of the record; unscored files have no such column.
+    """
+    if "_score" not in labels:
+        return {}
+    score = (labels["_score"] or {}).get("composite_score")
+    return {"_score": "" if score is None else str(score)}
 
 
 def _turn_groups(messages: list[Message]) -> Iterator[list[Message]]:

@@ -27,7 +27,7 @@ from pipeline.export.export import export_im
 from pipeline.export.ms_swift import to_ms_swift
 from pipeline.export.openai_messages import to_openai
 from pipeline.export.rendered import to_rendered
-from pipeline.export.source import read_trajectories
+from pipeline.export.source import read_records
 from pipeline.export.targets import TARGETS, find_target
 from pipeline.export.trl import is_read_exactly, to_trl
 from pipeline.export.verl import CHAT_TEMPLATE, to_verl
@@ -97,7 +97,7 @@ def test_our_own_reader_of_messages_reads_the_openai_rows_back(golden_im: Path, 
     data = (tmp_path / "openai.jsonl").read_bytes()
     parsed = SCAFFOLDS["openai-messages"].parse(MemoryFiles({"openai.jsonl": data})).read_all()
     conversations = list(parsed.conversations)
-    trajectories = [trajectory for _, trajectory in read_trajectories(golden_im)]
+    trajectories = [record.trajectory for _, record in read_records(golden_im)]
     assert len(conversations) == len(trajectories)
     for read, trajectory in zip(conversations, trajectories, strict=True):
         expected, _ = trained_part(trajectory.messages)
@@ -230,7 +230,8 @@ def template_text(trajectory: Trajectory, tokenizer: Any) -> str:
 
 def test_rendered_turns_are_the_text_of_the_template(tokenizer: Any, golden_im: Path):
     num_alike = 0
-    for _, trajectory in [*read_trajectories(golden_im), ("", agent()), ("", weighted())]:
+    trajectories = [record.trajectory for _, record in read_records(golden_im)]
+    for trajectory in [*trajectories, agent(), weighted()]:
         exported = to_rendered(trajectory, tokenizer)
         if not exported.deviations[Deviation.USER_TURNS_JOINED]:
             assert chatml(exported.row["messages"]) == template_text(trajectory, tokenizer)
@@ -305,7 +306,7 @@ def test_every_golden_is_one_row_in_order_and_the_same_bytes_again(
     before = out.read_bytes()
     export(golden_im, out, name, tokenizer)
     assert out.read_bytes() == before
-    trajectories = [trajectory for _, trajectory in read_trajectories(golden_im)]
+    trajectories = [record.trajectory for _, record in read_records(golden_im)]
     rows = rows_of(out)
     assert len(rows) == len(trajectories) > 30
     for row, trajectory in zip(rows, trajectories, strict=True):
@@ -316,7 +317,7 @@ def test_every_golden_is_one_row_in_order_and_the_same_bytes_again(
 
 def test_lf_is_what_step_0_writes(golden_im: Path, tmp_path: Path):
     deviations = export(golden_im, tmp_path / "lf.json", "lf")
-    expected = [to_sharegpt(trajectory) for _, trajectory in read_trajectories(golden_im)]
+    expected = [to_sharegpt(record.trajectory) for _, record in read_records(golden_im)]
     assert rows_of(tmp_path / "lf.json") == expected
     weights = [turn for row in expected for turn in row["conversations"] if "loss_weight" in turn]
     assert deviations[Deviation.WEIGHT_IGNORED_UPSTREAM] == len(weights) > 0

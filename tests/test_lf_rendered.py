@@ -16,7 +16,7 @@ from pipeline.conversion.example import example_of, layout_fingerprint
 from pipeline.conversion.source import HarborJob
 from pipeline.conversion.trial import TrialOptions
 from pipeline.export.rendered import to_rendered
-from pipeline.export.source import read_trajectories
+from pipeline.export.source import read_records
 from pipeline.rejects import Defect, RejectReason
 from pipeline.sharegpt import from_sharegpt
 from pipeline.step0_convert import ConvertOptions, convert, stale_reason
@@ -56,7 +56,7 @@ def test_a_run_registers_rendered_examples_that_the_engine_reads(tmp_path: Path)
     im_file = tmp_path / "artifacts" / "data" / "im_data" / "demo.jsonl"
     model = next((tmp_path / "artifacts" / "cache" / "models").iterdir())
     tokenizer = AutoTokenizer.from_pretrained(model)
-    trajectories = [trajectory for _, trajectory in read_trajectories(im_file)]
+    trajectories = [record.trajectory for _, record in read_records(im_file)]
     assert rows == [to_rendered(trajectory, tokenizer).row for trajectory in trajectories]
     for row in rows:
         assert Renderer(tokenizer).examples(*from_sharegpt(dataset.canonical(row)))
@@ -87,7 +87,8 @@ def test_what_a_template_cannot_render_is_rejected_with_the_reason(
     tiny_model: Path, tmp_path: Path
 ):
     refusing = with_template(tiny_model, tmp_path / "other", "{{ raise_exception('no tools') }}")
-    _, trajectory = next(read_trajectories(ROOT / "tests" / "data" / "codex" / "im.jsonl"))
+    _, record = next(read_records(ROOT / "tests" / "data" / "codex" / "im.jsonl"))
+    trajectory = record.trajectory
     assert example_of(trajectory, refusing) == Defect(
         RejectReason.NOT_RENDERED, "the chat template refuses this conversation: no tools"
     )

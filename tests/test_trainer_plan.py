@@ -15,7 +15,7 @@ from trainer_runs import CROSSOVER, train_args
 from transformers import LlamaConfig, MistralConfig, Qwen3Config, Qwen3MoeConfig, Qwen3NextConfig
 
 from pipeline.errors import ConfigError
-from pipeline.trainer.args import load_train_args
+from pipeline.trainer.args import TrainArgs, load_train_args
 from pipeline.trainer.data.balance import spread
 from pipeline.trainer.data.packing import pack
 from pipeline.trainer.data.plan import Plan
@@ -27,6 +27,11 @@ def _lengths(count: int, *, most: int = 100, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(1, most + 1, count)
 
 
+def _args(**changes: Any) -> TrainArgs:
+    values = {"max_steps": -1, "cutoff_len": 100, "gradient_accumulation_steps": 1, **changes}
+    return train_args(Path("model"), Path("data"), Path("out"), **values)
+
+
 def _plan(
     documents: int | np.ndarray,
     *,
@@ -36,18 +41,7 @@ def _plan(
     turns: np.ndarray | None = None,
     **args: Any,
 ) -> Plan:
-    values = train_args(
-        Path("model"),
-        Path("data"),
-        Path("out"),
-        **{
-            "max_steps": -1,
-            "per_device_train_batch_size": micro,
-            "gradient_accumulation_steps": steps,
-            "cutoff_len": 100,
-            **args,
-        },
-    )
+    values = _args(per_device_train_batch_size=micro, gradient_accumulation_steps=steps, **args)
     lengths = _lengths(documents) if isinstance(documents, int) else documents
     known = Documents.from_lengths(lengths)
     if turns is not None:
@@ -175,6 +169,18 @@ def test_ranks_without_documents_in_a_small_batch_get_empty_micro_batches() -> N
 )
 def test_number_of_steps(args: dict[str, Any], steps: int) -> None:
     assert _plan(10, micro=4, **args).total_steps == steps
+
+
+def test_the_best_rows_come_first_and_unknown_ones_last() -> None:
+    scores = np.asarray([0.2, np.nan, 0.9, 0.5, np.nan, 0.9])
+    documents = replace(Documents.from_lengths(_lengths(6)), scores=scores)
+    args = _args(curriculum="score", num_train_epochs=20)
+    epochs = [list(epoch.documents) for epoch in Plan.of(args, documents, 1, CROSSOVER).epochs]
+    assert {tuple(sorted(epoch[:2])) for epoch in epochs} == {(2, 5)}
+    assert {tuple(epoch[2:4]) for epoch in epochs} == {(3, 0)}
+    assert len({tuple(epoch[:2]) for epoch in epochs}) == 2, "equals are shuffled"
+    with pytest.raises(ConfigError, match="curriculum: score: no row has a _score; convert with"):
+        Plan.of(_args(curriculum="score"), Documents.from_lengths(_lengths(6)), 1, CROSSOVER)
 
 
 @pytest.mark.parametrize("key", ["length", "turns"])

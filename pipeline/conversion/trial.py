@@ -26,6 +26,7 @@ from pipeline.rejects import Defect, Reject, RejectReason
 from pipeline.scaffolds import SCAFFOLDS, detect
 from pipeline.scaffolds.parsed import Conversation, Parsed
 from pipeline.scaffolds.unusable import describe
+from pipeline.sharegpt import score_column
 from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trajectory import Provenance, Trajectory, to_record
 
@@ -251,7 +252,7 @@ def _row(
         return ConvertedRow(
             chain=cleaned.provenance.chain_id,
             im_line=encode_json(record),
-            lf_row=encode_json(example.row),
+            lf_row=encode_json(example.row | score_column(record["meta_info"]["unique_info"])),
             facts=facts_of(cleaned, scores, count_tokens(cleaned, options.counted_by)),
             exact_key=exact_key(cleaned.messages),
             signature=signature(cleaned.messages) if options.signs else b"",

@@ -10,9 +10,10 @@ from typing import Any
 
 from pipeline.errors import DataError
 from pipeline.export.deviations import Deviation, Exported
-from pipeline.export.source import WAY_OUT, read_trajectories
+from pipeline.export.source import WAY_OUT, read_records
 from pipeline.export.targets import Target
 from pipeline.files import atomic_open
+from pipeline.sharegpt import score_column
 
 
 @dataclass(slots=True)
@@ -41,10 +42,11 @@ def export_im(im_file: Path, out: Path, target: Target, tokenizer: Any = None) -
         convert = partial(convert, tokenizer=tokenizer)
     report = ExportReport()
     with atomic_open(out) as file, closing(target.open_writer(file)) as writer:
-        for where, trajectory in read_trajectories(im_file):
+        for where, record in read_records(im_file):
             try:
-                exported = convert(trajectory)
-                writer.write(exported.row)
+                exported = convert(record.trajectory)
+                score = score_column(record.unique_info) if target.has_score else {}
+                writer.write(exported.row | score)
             except (DataError, UnicodeEncodeError) as error:
                 raise DataError(f"{where}: {error}; {WAY_OUT}") from None
             report.num_rows += 1

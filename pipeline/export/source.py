@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.inspect.im_file import open_im, read_record
+from pipeline.inspect.im_file import ImRecord, open_im, read_record
 from pipeline.scaffolds.validate import find_defect
-from pipeline.trajectory import Trajectory
 
 WAY_OUT = "correct or remove this line"
 
 
-def read_trajectories(im_file: Path) -> Iterator[tuple[str, Trajectory]]:
-    """`<file>:<line>` and the trajectory of every line that is not blank.
+def read_records(im_file: Path) -> Iterator[tuple[str, ImRecord]]:
+    """`<file>:<line>` and the record of every line that is not blank.
 
     Raises: DataError: the file cannot be read or holds no record, or a record cannot be trained on;
         names the line.
@@ -22,17 +21,17 @@ def read_trajectories(im_file: Path) -> Iterator[tuple[str, Trajectory]]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 where = f"{im_file}:{number}"
-                yield where, _trajectory(line, where)
+                yield where, _record(line, where)
     if not where:
         raise DataError(f"{im_file}: holds no record; name an IM file")
 
 
-def _trajectory(line: bytes, where: str) -> Trajectory:
+def _record(line: bytes, where: str) -> ImRecord:
     try:
-        trajectory = read_record(line).trajectory
+        record = read_record(line)
     except DataError as error:
         raise DataError(f"{where}: {error}; {WAY_OUT}") from None
-    defect = find_defect(trajectory.messages, trajectory.tools)
+    defect = find_defect(record.trajectory.messages, record.trajectory.tools)
     if defect:
         raise DataError(f"{where}: {defect.message} ({defect.reason}); {WAY_OUT}")
-    return trajectory
+    return record

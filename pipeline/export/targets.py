@@ -29,6 +29,8 @@ class Target:
     """Parquet: the Arrow schema."""
     is_rendered: bool = False
     """Whether it holds text of one model's chat template."""
+    has_score: bool = False
+    """Whether its rows say how they were scored."""
 
     def open_writer(self, file: IO[bytes]) -> Writer:
         if self.schema:
@@ -53,8 +55,8 @@ def _with_upstream_weights(exported: Exported, trajectory: Trajectory) -> Export
 _LF_NEXT = "set source.type to local_lf and source.lf_path to this file"
 
 TARGETS = {
-    "lf": Target(_to_lf, ".json", _LF_NEXT),
-    "lf-rendered": Target(_to_lf_rendered, ".json", _LF_NEXT, is_rendered=True),
+    "lf": Target(_to_lf, ".json", _LF_NEXT, has_score=True),
+    "lf-rendered": Target(_to_lf_rendered, ".json", _LF_NEXT, is_rendered=True, has_score=True),
     "openai": Target(to_openai, ".jsonl", "a fine-tuning service, or any reader of messages"),
     "trl": Target(
         trl.to_trl,

@@ -6,6 +6,7 @@ and how they are written (`formatting: sharegpt`, `columns`, `tags`), as LLaMA-F
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,23 @@ class Dataset:
             # Text that is rendered already: no reasoning or call is to be read out of it.
             return {"messages": [_plain_turn(**turn) for turn in turns]}
         return {"conversations": turns, "tools": tools}
+
+
+def read_score(row: dict[str, Any]) -> float | None:
+    """What a row says it is worth in `_score`: a number, or a number as text; "": nothing.
+
+    Raises: DataError: it says something else.
+    """
+    value = row.get("_score")
+    if value in (None, ""):
+        return None
+    try:
+        score = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise DataError(f"_score: not a number (got {value!r})")
+    return score
 
 
 def find_datasets(dataset_dir: Path, names: str) -> list[Dataset]:

@@ -22,6 +22,7 @@ DOCUMENT = np.dtype(
         ("row", "<u4"),  # of the dataset, from 0
         ("trained_tokens", "<u4"),
         ("loss_weight", "<f8"),  # sum over the tokens
+        ("score", "<f8"),  # of the row; NaN: it has none
         ("row_key", "u1", (KEY_BYTES,)),
     ]
 )
@@ -58,6 +59,7 @@ def whole_documents(shard: Shard, number: int, dataset: int, first_row: int) -> 
     documents["length"] = lengths
     documents["first_span"], documents["last_span"] = spans[:-1], spans[1:]
     documents["row"] = first_row + rows
+    documents["score"] = shard.table("row_scores")[rows]
     documents["row_key"] = shard.table("row_keys")[rows]
     span_tokens = shard.span_ends - shard.span_starts
     documents["trained_tokens"] = _sums(span_tokens, spans)

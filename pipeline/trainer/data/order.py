@@ -4,10 +4,11 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.errors import ConfigError
 from pipeline.trainer.data.packing import Sequences, pack
 from pipeline.trainer.data.plan_input import Documents
 
-Curriculum = Literal["random", "file", "length", "turns"]
+Curriculum = Literal["random", "file", "length", "turns", "score"]
 
 _WIDE, _NARROW = 4096, 64
 """Sequences that are packed together: 64 fill all but about one percent of the budget, 4,096 all
@@ -26,7 +27,7 @@ def epoch_sequences(
     """One epoch of the `chosen` documents, which may repeat.
 
     Each is in a sequence of at most `capacity` tokens; without `capacity`, every one is a sequence.
-    `draw` decides the order (random), or that of equals (length, turns).
+    `draw` decides the order (random), or that of equals (length, turns, score).
     """
     order = _order(documents, chosen, curriculum, draw)
     if capacity is None:
@@ -70,5 +71,14 @@ def _order(
     order = draw.permutation(chosen)
     if curriculum == "random":
         return order
-    keys = documents.lengths if curriculum == "length" else documents.turns
+    keys = {
+        "length": documents.lengths,
+        "turns": documents.turns,
+        "score": -documents.scores,  # NaN is sorted to the end
+    }[curriculum]
+    if curriculum == "score" and np.isnan(keys[order]).all():
+        raise ConfigError(
+            "curriculum: score: no row has a _score; convert with conversion.scores, or write one "
+            "into every row"
+        )
     return order[np.argsort(keys[order], kind="stable")]

@@ -13,6 +13,7 @@ class Documents:
 
     lengths: np.ndarray  # (documents,) int64, tokens
     turns: np.ndarray  # (documents,) int64, trained turns
+    scores: np.ndarray  # (documents,) float64, what the row of each is worth; NaN: not known
     rows: np.ndarray  # (documents,) int64, the row that each comes from, rising
     datasets: np.ndarray  # (documents,) int64, the number of the dataset of each, rising
     dataset_names: tuple[str, ...]
@@ -24,6 +25,7 @@ class Documents:
         return cls(
             lengths=store.lengths,
             turns=store.turns,
+            scores=store.scores,
             rows=store.rows,
             datasets=store.datasets,
             dataset_names=tuple(store.dataset_names),
@@ -33,9 +35,15 @@ class Documents:
     @classmethod
     def from_lengths(cls, lengths: np.ndarray) -> "Documents":
         """One document of one turn per row of one dataset."""
-        count = len(lengths)
-        zeros = np.zeros(count, dtype=np.int64)
-        return cls(lengths, np.ones_like(lengths), np.arange(count), zeros, ("demo",), 1)
+        return cls(
+            lengths=lengths,
+            turns=np.ones_like(lengths),
+            scores=np.full(len(lengths), np.nan),
+            rows=np.arange(len(lengths)),
+            datasets=np.zeros(len(lengths), dtype=np.int64),
+            dataset_names=("demo",),
+            num_trained_datasets=1,
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)

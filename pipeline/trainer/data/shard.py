@@ -5,6 +5,7 @@
         lengths            (examples,) uint32: tokens of each example
         row_examples       (rows,) uint32: how many examples each row has; 0 where it was rejected
         row_keys           (rows, 16) uint8: hash of each row and of how it is rendered
+        row_scores         (rows,) float64: what the data says each row is worth; NaN: nothing
         span_counts        (examples,) uint32
         span_starts        (spans,) uint32: positions in `ids`
         span_lengths       (spans,) uint32
@@ -18,6 +19,7 @@ several stores (hard links).
 """
 
 import json
+import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ class ShardRow:
     key: bytes
     examples: list[Example]
     error: str = ""
+    score: float | None = None
 
 
 def write_shard(path: Path, rows: Iterable[ShardRow], pad_token_id: int) -> None:
@@ -78,6 +81,9 @@ def _tensors(rows: list[ShardRow]) -> tuple[dict[str, np.ndarray], dict[int, str
         "row_examples": np.array([len(row.examples) for row in rows], dtype=np.uint32),
         "row_keys": np.frombuffer(b"".join(row.key for row in rows), dtype=np.uint8).reshape(
             -1, KEY_BYTES
+        ),
+        "row_scores": np.array(
+            [math.nan if row.score is None else row.score for row in rows], dtype=np.float64
         ),
         "span_counts": np.array([len(example.spans) for example in examples], dtype=np.uint32),
         "span_starts": np.ascontiguousarray(table[:, 0]),
@@ -173,7 +179,9 @@ class Shard:
                 )
             ]
             examples.append(Example(self.ids(start, end).tolist(), spans))
-        return ShardRow(key, examples, self.errors.get(number, ""))
+        score = float(self.table("row_scores")[number])
+        error = self.errors.get(number, "")
+        return ShardRow(key, examples, error, None if math.isnan(score) else score)
 
 
 def is_intact(path: Path) -> bool:

@@ -180,6 +180,11 @@ class TokenStore:
         return self.datasets << 32 | self._documents["row"].astype(np.int64)
 
     @property
+    def scores(self) -> np.ndarray:
+        """(examples,) what the row of each example is worth; NaN: it has no score"""
+        return self._documents["score"]
+
+    @property
     def datasets(self) -> np.ndarray:
         """(examples,) the place of each example's dataset in `dataset_names`"""
         return self._documents["dataset"].astype(np.int64)

@@ -15,7 +15,7 @@ from pipeline.errors import DataError, TrainError
 from pipeline.files import sha256_file
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.chunks import Chunk, row_key
-from pipeline.trainer.data.dataset import Dataset
+from pipeline.trainer.data.dataset import Dataset, read_score
 from pipeline.trainer.data.encode import EncoderName, choose_encoder, with_encoder
 from pipeline.trainer.data.renderers import RowRenderer, renderer_of
 from pipeline.trainer.data.rendering import Rendering
@@ -179,8 +179,9 @@ def _make_row(
     def rendered(by: EncoderName, is_plain: bool) -> ShardRow:
         renderer = _renderer(common.source, common.tokenizer_fingerprint, by, is_plain)
         try:
+            score = read_score(row)
             canonical = common.datasets[chunk.dataset].canonical(row)
-            return ShardRow(key, renderer.row_examples(canonical))
+            return ShardRow(key, renderer.row_examples(canonical), score=score)
         except DataError as error:
             return ShardRow(key, [], str(error))
 

@@ -35,8 +35,10 @@ class BatchKeys(StrictModel):
     group_by_length: bool = False
     """Put sequences of similar length into the same step: ranks wait less for each other, but a
     step is less random."""
-    curriculum: Literal["random", "length", "turns"] = "random"
-    """Order of every epoch: shuffled, or from few to many tokens or trained turns."""
+    curriculum: Literal["random", "length", "turns", "score"] = "random"
+    """Order of every epoch: shuffled, from few to many tokens or trained turns, or from the highest
+    to the lowest `_score` of the row, those without one at last: clean solutions first, as STEP 0
+    writes the rule score."""
 
     @field_validator("curriculum")
     @classmethod
@@ -58,5 +60,5 @@ class BatchKeys(StrictModel):
         return self.packing or self.neat_packing
 
     @property
-    def document_order(self) -> Literal["random", "file", "length", "turns"]:
+    def document_order(self) -> Literal["random", "file", "length", "turns", "score"]:
         return "file" if self.disable_shuffling else self.curriculum
