@@ -82,6 +82,28 @@ def test_the_number_of_ranks_changes_balance_not_the_plan(args: TrainArgs) -> No
     assert {key for key in alone if alone[key] != both[key]} == changed
 
 
+@pytest.mark.slow
+def test_ranks_without_a_sequence_wait_and_change_nothing(args: TrainArgs, tmp_path: Path) -> None:
+    """One row, two ranks: one of them never has anything to train."""
+    write_dataset(Path(args.dataset_dir), conversations(1))
+    found = []
+    for ranks in (1, 2):
+        run_args = args.model_copy(
+            update={
+                "output_dir": str(tmp_path / str(ranks)),
+                "cutoff_len": 1000,
+                "num_train_epochs": 2.0,
+                "per_device_train_batch_size": 2 // ranks,
+            }
+        )
+        plan, _ = plan_of(run_args, ranks)
+        assert len(plan.epochs[0]) == 1
+        run(run_args, ranks=ranks)
+        found.append(losses(tmp_path / str(ranks)))
+    assert len(found[0]) == 2
+    assert found[1] == pytest.approx(found[0], abs=1e-6)
+
+
 def test_the_plan_in_words(args: TrainArgs) -> None:
     told = json.loads(_plan(args, "--json"))
     lines = _plan(args).splitlines()
@@ -152,6 +174,20 @@ def test_a_planted_difference_is_found(
     [row] = told["differing_rows"]
     planted.clear()
     assert f"1 examples differ\ndiffers: {row}\n" in _plan(args, "--check", status=1)
+
+
+def test_a_poor_balance_comes_with_the_way_out(args: TrainArgs) -> None:
+    """With one sequence per rank and step, a plan has no other freedom than which ones meet."""
+    one_each = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 1}
+    poor = args.model_copy(update={"packing": False, **one_each})
+    told = json.loads(_plan(poor, "--world-size", "4", "--json"))
+    assert told["balance"] < told["balance_grouped_by_length"]
+    lines = _plan(poor, "--world-size", "4").splitlines()
+    grouped = told["balance_grouped_by_length"]
+    assert f"training.group_by_length would give balance {grouped:.4f}" in lines[-1]
+    better = poor.model_copy(update={"group_by_length": True})
+    assert json.loads(_plan(better, "--world-size", "4", "--json"))["balance"] == grouped
+    assert len(_plan(better, "--world-size", "4").splitlines()) == len(lines) - 1
 
 
 def _quality(

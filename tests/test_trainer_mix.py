@@ -97,6 +97,17 @@ def test_concat_trains_all_rows_of_all(args: TrainArgs) -> None:
     }
 
 
+@pytest.mark.parametrize(("max_samples", "counts"), [(3, (3, 3)), (5, (5, 5)), (99, (17, 5))])
+def test_max_samples_counts_rows_of_each_dataset(
+    args: TrainArgs, max_samples: int, counts: tuple[int, int]
+) -> None:
+    rows = set(_rows(_changed(args, max_samples=max_samples)))
+    assert rows == {
+        *(("demo", row) for row in range(counts[0])),
+        *(("few", row) for row in range(counts[1])),
+    }
+
+
 @pytest.mark.parametrize(
     ("strategy", "demo", "few"), [("under", 5, 1), ("over", 17, 4), ("once", 17, 1)]
 )

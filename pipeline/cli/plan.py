@@ -9,6 +9,7 @@ from pipeline.cli.base import JsonOption, app
 from pipeline.errors import ExitCode
 
 _ROWS_SHOWN = 10
+_POOR_BALANCE = 0.9
 
 
 @app.command()
@@ -34,7 +35,7 @@ def plan(
     from pipeline.progress import show_progress
     from pipeline.trainer.args import load_train_args
     from pipeline.trainer.data.build import open_or_build
-    from pipeline.trainer.data.plan_report import report
+    from pipeline.trainer.data.plan_report import PlanQuality, report
     from pipeline.trainer.loop import make_plan
     from pipeline.trainer.preview.check import check_tensors
 
@@ -45,6 +46,10 @@ def plan(
         ranks = world_size or (0 if args.use_cpu else len(accelerators())) or 1
         made = make_plan(args, store, ranks)
         found = report(made, store)
+        if found["balance"] < _POOR_BALANCE and args.document_order == "random":
+            grouped = args.model_copy(update={"group_by_length": True})
+            quality = PlanQuality.of(make_plan(grouped, store, ranks))
+            found["balance_grouped_by_length"] = quality.to_record()["balance"]
         if check:
             with show_progress("check", "examples") as shown:
                 found["check"] = check_tensors(args, made, store, shown).to_record()
@@ -78,6 +83,12 @@ def _lines(found: dict[str, Any], packs: bool) -> list[str]:
             for name, share in found["datasets"].items()
         )
         lines.insert(2, f"of each dataset: {'; '.join(shares)}")
+    grouped = found.get("balance_grouped_by_length", 0)
+    if grouped > found["balance"]:
+        lines.append(
+            "ranks wait for the dearest sequence of a step: training.group_by_length would give "
+            f"balance {grouped:.4f}; more sequences per step help, too"
+        )
     return lines + (_check_lines(found["check"]) if "check" in found else [])
 
 
