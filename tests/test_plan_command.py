@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,7 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data import load
-from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate, collate_packed
-from pipeline.trainer.data.example import Example
+from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate, collate_trees
 from pipeline.trainer.data.packing import Sequences
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
@@ -60,12 +60,12 @@ def _plan(args: TrainArgs, *options: str, status: int = 0) -> str:
 def test_the_run_reproduces_the_plan(args: TrainArgs) -> None:
     told = json.loads(_plan(args, "--world-size", "1", "--json"))
     output = run(args)
-    plan, store = plan_of(args)
+    plan, data = plan_of(args)
     status = read_status(Path(args.output_dir))
     assert status["plan"] == told["plan"] == plan.hash
     assert f"plan {plan.hash}" in output
     assert status["total_steps"] == told["steps"] == len(losses(Path(args.output_dir)))
-    assert told["tokens"] == sum(map(store.num_tokens, range(len(store))))
+    assert told["tokens"] == data.example_tokens.sum()
     assert told["sequences"] == len(plan.epochs[0])
     assert told["fill"] > 0.5
     assert (told["tokens_lost"], told["rows_rejected"]) == (0, 1)
@@ -111,10 +111,19 @@ def test_the_plan_in_words(args: TrainArgs) -> None:
         f"plan {told['plan']}: {told['steps']} steps of 4 packed sequences on 1 ranks, "
         f"{told['epochs']:.4g} epochs"
     )
-    assert lines[1].endswith(f"{told['documents']} examples; 0 more are held out")
+    assert lines[1].endswith(f"{told['documents']} trees of examples; 0 more are held out")
     assert lines[2].startswith("data: 24 rows, ")
     assert lines[3].startswith(f"fill {told['fill']:.4f} | balance 1.0000")
     assert lines[4].startswith("lost: 0 tokens by the plan; ")
+    assert told["computed_tokens"] < told["tokens"]
+    assert lines[5] == (
+        f"shared prefixes: the {told['tokens']:,} tokens of {told['examples']} examples are "
+        f"computed as {told['computed_tokens']:,}, "
+        f"{told['tokens'] / told['computed_tokens']:.1f} times fewer"
+    )
+    separate = _plan(args.model_copy(update={"share_prefixes": False})).splitlines()
+    assert separate[1].endswith(f"{told['examples']} examples; 0 more are held out")
+    assert len(separate) == 5
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -125,12 +134,12 @@ def test_the_tensors_of_every_example_are_those_of_the_preview(
     told = json.loads(_plan(args, "--world-size", "2", "--check", "--json"))
     check = told["check"]
     assert (check["is_equal"], check["differing_rows"]) == (True, [])
-    assert check["documents"] == told["documents"] + told["held_out"]
+    assert check["examples"] == told["examples"] > told["documents"] + told["held_out"]
     assert check["preview_sha256"] == check["training_sha256"]
     last = _plan(args, "--world-size", "2", "--check").splitlines()[-1]
     shown = check["preview_sha256"][:16]
     assert last == (
-        f"tensors of {check['documents']} examples, shown {shown}, trained {shown}: the same"
+        f"tensors of {check['examples']} examples, shown {shown}, trained {shown}: the same"
     )
 
 
@@ -158,17 +167,18 @@ def test_a_planted_difference_is_found(
     plant: Callable[[MicroBatch], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    args = args.model_copy(update={"packing": packing, "per_device_train_batch_size": 1})
+    changes = {"packing": packing, "share_prefixes": packing, "per_device_train_batch_size": 1}
+    args = args.model_copy(update=changes)
     planted: list[str] = []
 
-    def spoilt(examples: list[Example], pad_token_id: int) -> MicroBatch:
-        batch = (collate_packed if packing else collate)(examples, pad_token_id)
+    def spoilt(documents: list[Any], pad_token_id: int) -> MicroBatch:
+        batch = (collate_trees if packing else collate)(documents, pad_token_id)
         if not planted:
             plant(batch)
             planted.append("once")
         return batch
 
-    monkeypatch.setattr(load, "collate_packed" if packing else "collate", spoilt)
+    monkeypatch.setattr(load, "collate_trees" if packing else "collate", spoilt)
     told = json.loads(_plan(args, "--check", "--json", status=1))["check"]
     assert told["preview_sha256"] != told["training_sha256"]
     [row] = told["differing_rows"]
@@ -204,6 +214,7 @@ def _quality(
         world_size=ranks,
         total_steps=1,
         capacity=capacity,
+        pads=capacity is None,
         seed=0,
         order="file",
     )

@@ -11,15 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trainer_runs import CROSSOVER, ROOT, conversations, plan_of, run, train_args, write_dataset
+from trainer_runs import (
+    CROSSOVER,
+    ROOT,
+    conversations,
+    examples_of,
+    plan_of,
+    run,
+    train_args,
+    write_dataset,
+)
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.holdout import hold_out
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
-from pipeline.trainer.data.store import TokenStore
 from pipeline.trainer.loop import train
 from pipeline.trainer.stop import StopRequest
 
@@ -45,11 +54,11 @@ def _evaluations(output_dir: Path) -> list[tuple[int, float]]:
     return [(line["current_steps"], line["eval_loss"]) for line in found]
 
 
-def _plain_loss(model_dir: Path, documents: np.ndarray, store: TokenStore) -> float:
+def _plain_loss(model_dir: Path, documents: np.ndarray, data: ExampleTrees) -> float:
     """One document at a time."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     loss = weight = 0.0
-    for example in (store[int(index)] for index in documents):
+    for example in examples_of(data, documents.tolist()):
         with torch.no_grad():
             logs = model(torch.tensor([example.ids])).logits[0].log_softmax(dim=-1)
         for span in example.spans:
@@ -93,13 +102,13 @@ def test_the_loss_is_that_of_the_saved_model(
 ) -> None:
     args = _args(tiny_model, dataset_dir, tmp_path / "run", **changes)
     train(args, StopRequest())
-    plan, store = plan_of(args)
-    assert len({store.row(int(i)) for i in plan.held_out}) == 5  # a fifth of 23, rounded up
+    plan, data = plan_of(args)
+    assert len({data.row(int(i)) for i in plan.held_out}) == 5  # a fifth of 23, rounded up
     assert not set(plan.held_out) & {i for step in range(1, 6) for i in plan.global_batch(step)}
     found = _evaluations(tmp_path / "run")
     assert [step for step, _ in found] == [2, 4, 5]
     assert found[-1][1] == pytest.approx(
-        _plain_loss(tmp_path / "run", plan.held_out, store), abs=1e-5
+        _plain_loss(tmp_path / "run", plan.held_out, data), abs=1e-5
     )
     results = json.loads((tmp_path / "run" / "eval_results.json").read_bytes())
     assert results["eval_loss"] == found[-1][1]
@@ -129,17 +138,15 @@ def test_other_datasets_are_evaluated_and_not_trained(
         cutoff_len=256,
     )
     train(args, StopRequest())
-    plan, store = plan_of(args)
-    assert {store.dataset(int(i)) for i in plan.epochs[0].documents} == {"demo"}
+    plan, data = plan_of(args)
+    assert {data.dataset(int(i)) for i in plan.epochs[0].documents} == {"demo"}
     of_each = plan.held_out_by_dataset()
-    rows = {
-        name: len({store.row(int(i)) for i in documents}) for name, documents in of_each.items()
-    }
+    rows = {name: len({data.row(int(i)) for i in documents}) for name, documents in of_each.items()}
     assert rows == {"first": 7, "second": 4}
-    expected = {"eval_loss": _plain_loss(tmp_path / "run", plan.held_out, store)}
+    expected = {"eval_loss": _plain_loss(tmp_path / "run", plan.held_out, data)}
     if each:
         for name, documents in of_each.items():
-            expected[f"eval_{name}_loss"] = _plain_loss(tmp_path / "run", documents, store)
+            expected[f"eval_{name}_loss"] = _plain_loss(tmp_path / "run", documents, data)
     last = [json.loads(line) for line in (tmp_path / "run/trainer_log.jsonl").open()][-2]
     for found in (
         last,

@@ -81,10 +81,10 @@ def _changed(args: TrainArgs, **changes: Any) -> TrainArgs:
 
 def _rows(args: TrainArgs, epoch: int = 0, world_size: int = 1) -> list[tuple[str, int]]:
     """Dataset and row of the examples of an epoch, step by step, each row once per visit."""
-    plan, store = plan_of(args, world_size)
+    plan, data = plan_of(args, world_size)
     first = plan.epoch_ends[epoch - 1] if epoch else 0
     of_steps = [
-        sorted((store.dataset(i), store.row(i)) for i in plan.global_batch(step + 1))
+        sorted((data.dataset(i), data.row(i)) for i in plan.global_batch(step + 1))
         for step in range(first, plan.epoch_ends[epoch])
     ]
     return [row for rows in of_steps for row in rows]
@@ -131,11 +131,11 @@ def test_file_order_is_that_of_the_mix(args: TrainArgs) -> None:
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
     )
-    plan, store = plan_of(alternating)
+    plan, data = plan_of(alternating)
     order = [i for step in range(plan.epoch_ends[0]) for i in plan.global_batch(step + 1)]
-    visits = [store.row(i) for i in order if store.dataset(i) == "demo"]
+    visits = [data.row(i) for i in order if data.dataset(i) == "demo"]
     assert visits == sorted(visits)
-    names = [store.dataset(i) for i in order if i == 0 or store.row(i) != store.row(i - 1)]
+    names = [data.dataset(i) for i in order if i == 0 or data.row(i) != data.row(i - 1)]
     assert names[:4] == ["demo", "few", "demo", "few"]
 
 
@@ -186,8 +186,8 @@ def _plan(args: TrainArgs, *options: str) -> str:
 
 def test_held_out_rows_are_not_in_the_mix(args: TrainArgs) -> None:
     mixed = _changed(args, mix_strategy="interleave_over", val_size=6.0)
-    plan, store = plan_of(mixed)
-    held_out = {(store.dataset(i), store.row(i)) for i in plan.held_out.tolist()}
+    plan, data = plan_of(mixed)
+    held_out = {(data.dataset(i), data.row(i)) for i in plan.held_out.tolist()}
     assert len(held_out) == 6
     assert not held_out & set(_rows(mixed))
 

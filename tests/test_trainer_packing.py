@@ -5,133 +5,90 @@ Run: pytest tests/test_trainer_packing.py
 
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from reference_loop import reference_run
 from safetensors.torch import load_file
-from trainer_runs import ROOT, conversations, losses, plan_of, run, train_args, write_dataset
+from tiny_models import CONFIGS, SHAPE, VOCAB, assert_close, gradients, loaded, saved
+from trainer_runs import (
+    ROOT,
+    conversations,
+    examples_of,
+    losses,
+    plan_of,
+    run,
+    train_args,
+    write_dataset,
+)
 from transformers import (
-    AutoModelForCausalLM,
     Gemma2Config,
     Llama4TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    PretrainedConfig,
-    Qwen3Config,
     Qwen3NextConfig,
 )
 
 from pipeline.errors import TrainError
 from pipeline.trainer.attention import PER_DOCUMENT, packed_implementation
-from pipeline.trainer.data.collate import MicroBatch, collate, collate_packed
+from pipeline.trainer.data.collate import collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
-from pipeline.trainer.model import load_model
+from pipeline.trainer.data.prefix_tree import PrefixTree, Segment
 from pipeline.trainer.objective import SupervisedObjective
-
-_VOCAB = 61
-_SHAPE: dict[str, Any] = {
-    "vocab_size": _VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_CONFIGS: dict[str, PretrainedConfig] = {
-    "qwen3": Qwen3Config(**_SHAPE),
-    "llama": LlamaConfig(**_SHAPE),
-    "mistral, window of 5 tokens": MistralConfig(**_SHAPE, sliding_window=5),
-}
 
 
 def _examples(seed: int) -> list[Example]:
     """Lengths from 1 to 40 tokens; a document of one token carries no loss but must not leak."""
     draw = random.Random(seed)
-    examples = [Example([draw.randrange(3, _VOCAB)], [])]
+    examples = [Example([draw.randrange(3, VOCAB)], [])]
     for length in draw.sample(range(2, 41), 6):
         first = draw.randint(0, length - 1)
         spans = [Span(first, length, draw.choice([0.5, 1.0]))]
-        examples.append(Example([draw.randrange(3, _VOCAB) for _ in range(length)], spans))
+        examples.append(Example([draw.randrange(3, VOCAB) for _ in range(length)], spans))
     draw.shuffle(examples)
     return examples
 
 
-def _saved(config: PretrainedConfig, directory: Path) -> Path:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for parameter in model.parameters():  # larger than at the start: a leak is not lost in rounding
-        torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(directory)
-    return directory
-
-
-def _loaded(directory: Path, **changes: Any) -> torch.nn.Module:
-    return load_model(train_args(directory, directory, directory, **changes), torch.float32)
-
-
-def _gradients(
-    model: torch.nn.Module, batches: list[MicroBatch]
-) -> tuple[float, dict[str, torch.Tensor]]:
-    model.zero_grad()
-    total = 0.0
-    for batch in batches:
-        loss = SupervisedObjective(model)(**vars(batch)).total
-        loss.backward()
-        total += loss.item()
-    return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-def _assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, gradient in one.items():
-        scale = gradient.abs().max().item()
-        torch.testing.assert_close(other[name], gradient, rtol=0, atol=1e-5 * scale)
+def _alone(examples: list[Example]) -> list[PrefixTree]:
+    return [PrefixTree.of([example]) for example in examples]
 
 
 @pytest.mark.parametrize("flash_attn", ["auto", "sdpa", "disabled"])
-@pytest.mark.parametrize("family", list(_CONFIGS))
+@pytest.mark.parametrize("family", list(CONFIGS))
 def test_packed_padded_and_alone_have_the_same_loss_and_gradients(
     tmp_path: Path, family: str, flash_attn: str
 ) -> None:
-    directory = _saved(_CONFIGS[family], tmp_path)
-    plain = _loaded(directory)
-    packing = _loaded(directory, packing=True, flash_attn=flash_attn)
+    directory = saved(CONFIGS[family], tmp_path)
+    plain = loaded(directory)
+    packing = loaded(directory, packing=True, flash_attn=flash_attn)
     examples = _examples(seed=3)
-    loss, alone = _gradients(plain, [collate([example], 0) for example in examples])
-    padded_loss, padded = _gradients(plain, [collate(examples, 0)])
-    packed_loss, packed = _gradients(packing, [collate_packed(examples, 0)])
+    loss, alone = gradients(plain, [collate([example], 0) for example in examples])
+    padded_loss, padded = gradients(plain, [collate(examples, 0)])
+    packed_loss, packed = gradients(packing, [collate_trees(_alone(examples), 0)])
     assert padded_loss == pytest.approx(loss, rel=1e-5)
     assert packed_loss == pytest.approx(loss, rel=1e-5)
-    _assert_close(alone, padded)
-    _assert_close(alone, packed)
+    assert_close(alone, padded)
+    assert_close(alone, packed)
 
 
 def test_without_boundaries_the_packed_loss_would_be_another(tmp_path: Path) -> None:
     """So the test above sees a leak."""
-    model = _loaded(_saved(_CONFIGS["qwen3"], tmp_path))
+    model = loaded(saved(CONFIGS["qwen3"], tmp_path))
     examples = _examples(seed=3)
-    loss, _ = _gradients(model, [collate(examples, 0)])
-    packed = collate_packed(examples, 0)
-    packed.document_lengths = None
-    assert _gradients(model, [packed])[0] != pytest.approx(loss, rel=1e-3)
+    loss, _ = gradients(model, [collate(examples, 0)])
+    packed = collate_trees(_alone(examples), 0)
+    packed.segments = None
+    assert gradients(model, [packed])[0] != pytest.approx(loss, rel=1e-3)
 
 
 def test_a_packed_batch_holds_the_examples_one_after_the_other() -> None:
     examples = [Example([1, 2, 3, 4, 5], [Span(3, 5, 1.0)]), Example([6, 7], [Span(0, 2, 0.5)])]
-    batch = collate_packed(examples, pad_token_id=0)
+    batch = collate_trees(_alone(examples), pad_token_id=0)
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
     assert batch.attention_mask is None
     assert batch.position_ids is not None
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1]]
     assert batch.boundaries is not None
     assert batch.boundaries.tolist() == [0, 5, 7]
-    assert batch.document_lengths == (5, 2)
+    assert batch.segments == (Segment(0, 5), Segment(5, 7))
     assert batch.positions.tolist() == [2, 3, 5]  # nothing predicts the first token of the second
     assert batch.labels.tolist() == [[4, 5, 7]]
     assert batch.weights.tolist() == [[1, 1, 0.5]]
@@ -139,17 +96,17 @@ def test_a_packed_batch_holds_the_examples_one_after_the_other() -> None:
 
 
 def test_a_rank_without_examples_runs_one_packed_token_without_loss(tmp_path: Path) -> None:
-    model = _loaded(_saved(_CONFIGS["qwen3"], tmp_path), packing=True)
-    batch = collate_packed([], pad_token_id=3)
+    model = loaded(saved(CONFIGS["qwen3"], tmp_path), packing=True)
+    batch = collate_trees([], pad_token_id=3)
     assert (batch.input_ids.tolist(), batch.num_tokens) == ([[3]], 0)
-    loss, gradients = _gradients(model, [batch])
+    loss, found = gradients(model, [batch])
     assert loss == 0
-    assert all(gradient.abs().sum() == 0 for gradient in gradients.values())
+    assert all(gradient.abs().sum() == 0 for gradient in found.values())
 
 
 def test_layers_that_carry_state_are_refused(tmp_path: Path) -> None:
     config = Qwen3NextConfig(
-        **_SHAPE,
+        **SHAPE,
         num_experts=2,
         moe_intermediate_size=8,
         shared_expert_intermediate_size=8,
@@ -159,9 +116,9 @@ def test_layers_that_carry_state_are_refused(tmp_path: Path) -> None:
         linear_value_head_dim=8,
         layer_types=["linear_attention", "full_attention"],
     )
-    directory = _saved(config, tmp_path)
+    directory = saved(config, tmp_path)
     with pytest.raises(TrainError) as caught:
-        _loaded(directory, packing=True)
+        loaded(directory, packing=True)
     assert str(caught.value) == (
         f"{directory}: packing: layers of kind linear_attention carry one document's state into "
         "the next one; set training.packing and training.neat_packing to false"
@@ -169,20 +126,20 @@ def test_layers_that_carry_state_are_refused(tmp_path: Path) -> None:
 
 
 def test_attention_that_needs_more_than_a_mask_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    directory = _saved(Gemma2Config(**_SHAPE, sliding_window=5), tmp_path)
+    directory = saved(Gemma2Config(**SHAPE, sliding_window=5), tmp_path)
     examples = _examples(seed=3)
-    objective = SupervisedObjective(_loaded(directory, packing=True))
+    objective = SupervisedObjective(loaded(directory, packing=True))
     with pytest.raises(TrainError, match=r"attention has softcap, .*flash_attn: disabled"):
-        objective(**vars(collate_packed(examples, 0)))
-    model = _loaded(directory, packing=True, flash_attn="disabled")
-    loss, alone = _gradients(model, [collate([example], 0) for example in examples])
-    packed_loss, packed = _gradients(model, [collate_packed(examples, 0)])
+        objective(**vars(collate_trees(_alone(examples), 0)))
+    model = loaded(directory, packing=True, flash_attn="disabled")
+    loss, alone = gradients(model, [collate([example], 0) for example in examples])
+    packed_loss, packed = gradients(model, [collate_trees(_alone(examples), 0)])
     assert packed_loss == pytest.approx(loss, rel=1e-5)
-    _assert_close(alone, packed)
+    assert_close(alone, packed)
 
 
 def test_chunked_attention_is_left_to_the_mask_of_transformers() -> None:
-    assert packed_implementation(_CONFIGS["qwen3"]) == PER_DOCUMENT
+    assert packed_implementation(CONFIGS["qwen3"]) == PER_DOCUMENT
     assert packed_implementation(Llama4TextConfig()) == "sdpa"
 
 
@@ -213,11 +170,11 @@ def test_a_packed_run_equals_the_plain_reference_loop(
         max_steps=4,
     )
     output = run(args, ranks=ranks)
-    plan, store = plan_of(args, ranks)
+    plan, data = plan_of(args, ranks)
     assert f"in {len(plan.epochs[0])} sequences of at most 256 tokens" in output
     batches = [plan.global_batch(step) for step in range(1, 5)]
     assert max(map(len, batches)) > 4, "several examples have to share a sequence"
-    expected, weights = reference_run(args, [[store[i] for i in batch] for batch in batches])
+    expected, weights = reference_run(args, [examples_of(data, batch) for batch in batches])
     assert losses(tmp_path / "run") == pytest.approx(expected, abs=1e-5)
     for name, weight in load_file(tmp_path / "run" / "model.safetensors").items():
         torch.testing.assert_close(weight, weights[name], rtol=0, atol=1e-5)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from trainer_runs import (
     ROOT,
     conversations,
+    examples_of,
     losses,
     plan_of,
     read_log,
@@ -69,9 +70,9 @@ class _Runs:
 
     def reference(self) -> tuple[list[float], dict[str, torch.Tensor]]:
         args = self.args("one process", "reference")
-        plan, store = plan_of(args)
-        assert len(store) % plan.global_batch_size, "a small last batch belongs to this test"
-        batches = [[store[i] for i in plan.global_batch(step + 1)] for step in range(_STEPS)]
+        plan, data = plan_of(args)
+        assert len(data) % plan.global_batch_size, "a small last batch belongs to this test"
+        batches = [examples_of(data, plan.global_batch(step + 1)) for step in range(_STEPS)]
         return reference_run(args, batches)
 
 

@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer_runs import CROSSOVER, train_args
-from transformers import LlamaConfig, MistralConfig, Qwen3Config, Qwen3MoeConfig, Qwen3NextConfig
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    Qwen3NextConfig,
+)
 
 from pipeline.errors import ConfigError
 from pipeline.trainer.args import TrainArgs, load_train_args
@@ -276,6 +285,13 @@ _SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 32,
 }
+
+
+def _crossover(config: PretrainedConfig) -> int:
+    with torch.device("meta"):
+        return crossover_tokens(AutoModelForCausalLM.from_config(config))
+
+
 _ATTENTION = 64 * 128 + 2 * 64 * 64 + 128 * 64  # q, k and v, o
 _MLP = 3 * 64 * 96
 
@@ -283,7 +299,7 @@ _MLP = 3 * 64 * 96
 def test_crossover_is_the_length_at_which_attention_costs_as_much_as_the_rest() -> None:
     """By hand: 2 x parameters per token against 2 x layers x heads x head size x length."""
     for config in (Qwen3Config(**_SHAPE), LlamaConfig(**_SHAPE, tie_word_embeddings=True)):
-        assert crossover_tokens(config) == round((_ATTENTION + _MLP) / 128)
+        assert _crossover(config) == round((_ATTENTION + _MLP) / 128)
 
 
 def test_crossover_counts_experts_in_use_and_bounded_windows() -> None:
@@ -291,16 +307,16 @@ def test_crossover_counts_experts_in_use_and_bounded_windows() -> None:
         **_SHAPE, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48
     )
     active = _ATTENTION + 2 * 3 * 64 * 48 + 8 * 64
-    assert crossover_tokens(sparse) == round(active / 128)
+    assert _crossover(sparse) == round(active / 128)
     windowed = MistralConfig(**_SHAPE, sliding_window=16)
-    assert crossover_tokens(windowed) > 10**8, "no layer grows with the document"
+    assert _crossover(windowed) > 10**8, "no layer grows with the document"
     mixed = Qwen3Config(
         **_SHAPE,
         use_sliding_window=True,
         sliding_window=16,
         layer_types=["sliding_attention", "sliding_attention", "full_attention"],
     )
-    assert crossover_tokens(mixed) == round((3 * (_ATTENTION + _MLP) + 4 * 128 * 16) / 128)
+    assert _crossover(mixed) == round((3 * (_ATTENTION + _MLP) + 4 * 128 * 16) / 128)
 
 
 def test_layers_without_attention_count_as_linear() -> None:
@@ -308,4 +324,4 @@ def test_layers_without_attention_count_as_linear() -> None:
         **_SHAPE, layer_types=["linear_attention", "linear_attention", "full_attention"]
     )
     dense = Qwen3Config(**_SHAPE)
-    assert crossover_tokens(config) > crossover_tokens(dense)
+    assert _crossover(config) > _crossover(dense)

@@ -21,6 +21,7 @@ from reference_loop import reference_run
 from safetensors.torch import load_file
 from trainer_runs import (
     conversations,
+    examples_of,
     losses,
     plan_of,
     read_log,
@@ -57,14 +58,15 @@ def _store(dataset_dir: Path) -> TokenStore:
     return TokenStore(finished.parent)
 
 
-def test_a_run_equals_the_plain_reference_loop(
+def test_a_run_of_padded_batches_equals_the_plain_reference_loop(
     tiny_model: Path, dataset_dir: Path, tmp_path: Path
 ) -> None:
-    args = train_args(tiny_model, dataset_dir, tmp_path / "run", max_steps=7)
+    changes = {"max_steps": 7, "share_prefixes": False}
+    args = train_args(tiny_model, dataset_dir, tmp_path / "run", **changes)
     output_dir = _train(args)
-    plan, store = plan_of(args)
-    assert len(store) % plan.global_batch_size, "a small last batch belongs to this test"
-    batches = [[store[i] for i in plan.global_batch(step)] for step in range(1, 8)]
+    plan, data = plan_of(args)
+    assert len(data) % plan.global_batch_size, "a small last batch belongs to this test"
+    batches = [examples_of(data, plan.global_batch(step)) for step in range(1, 8)]
     expected_losses, expected_weights = reference_run(args, batches)
     assert losses(output_dir) == pytest.approx(expected_losses, abs=1e-5)
     weights = load_file(output_dir / "model.safetensors")
@@ -182,8 +184,8 @@ def test_what_is_no_number_stops_the_run_before_anything_is_saved(
     args = train_args(model, dataset_dir, tmp_path / "run", save_steps=1)
     with pytest.raises(TrainError) as caught:
         _train(args)
-    plan, store = plan_of(args)
-    named = ", ".join(str(store.row(index)) for index in plan.global_batch(1))
+    plan, data = plan_of(args)
+    named = ", ".join(str(data.row(index)) for index in plan.global_batch(1))
     assert str(caught.value) == (
         f"{message}. Rows of this batch: {named}. Lower training.learning_rate, or look at these "
         "rows"

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from pipeline.progress import show_progress
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.build import BuildReport, open_or_build
+from pipeline.trainer.data.example import Example
+from pipeline.trainer.data.example_trees import ExampleTrees, has_shared_prefixes
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
-from pipeline.trainer.data.store import TokenStore
 
 CROSSOVER = 1000  # tokens at which attention costs as much as the rest; of no tiny model
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,10 +85,18 @@ def tokenise(args: TrainArgs) -> BuildReport:
         return open_or_build(args, progress)
 
 
-def plan_of(args: TrainArgs, world_size: int = 1) -> tuple[Plan, TokenStore]:
-    """The plan of a run, and the store of its tokens."""
+def plan_of(args: TrainArgs, world_size: int = 1) -> tuple[Plan, ExampleTrees]:
+    """The plan of a run of a model that can share prefixes, and the documents it counts."""
     store = tokenise(args).store
-    return Plan.of(args, Documents.of(store), world_size, CROSSOVER), store
+    shares = has_shared_prefixes(store) if args.share_prefixes is None else args.share_prefixes
+    data = ExampleTrees(store, share_prefixes=shares)
+    args = args.model_copy(update={"share_prefixes": shares})
+    return Plan.of(args, Documents.of(data), world_size, CROSSOVER), data
+
+
+def examples_of(data: ExampleTrees, documents: list[int]) -> list[Example]:
+    """Those that the documents hold, one after the other."""
+    return [example for index in documents for example in data.examples(index)]
 
 
 def read_log(output_dir: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """`sft plan`: what a training YAML will train, step by step, before it does."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from pipeline.errors import ExitCode
 
 _ROWS_SHOWN = 10
 _POOR_BALANCE = 0.9
+
+if TYPE_CHECKING:
+    from pipeline.trainer.args import TrainArgs
 
 
 @app.command()
@@ -36,7 +39,7 @@ def plan(
     from pipeline.trainer.args import load_train_args
     from pipeline.trainer.data.build import open_or_build
     from pipeline.trainer.data.plan_report import PlanQuality, report
-    from pipeline.trainer.loop import make_plan
+    from pipeline.trainer.planned_run import PlannedRun
     from pipeline.trainer.preview.check import check_tensors
 
     args = load_train_args(train_yaml)
@@ -44,30 +47,31 @@ def plan(
         with show_progress("tokenise", "rows") as shown:
             store = open_or_build(args, shown).store
         ranks = world_size or (0 if args.use_cpu else len(accelerators())) or 1
-        made = make_plan(args, store, ranks)
-        found = report(made, store)
+        planned = PlannedRun.of(args, store, ranks)
+        found = report(planned.plan, planned.data)
         if found["balance"] < _POOR_BALANCE and args.document_order == "random":
             grouped = args.model_copy(update={"group_by_length": True})
-            quality = PlanQuality.of(make_plan(grouped, store, ranks))
+            quality = PlanQuality.of(PlannedRun.of(grouped, store, ranks).plan)
             found["balance_grouped_by_length"] = quality.to_record()["balance"]
         if check:
             with show_progress("check", "examples") as shown:
-                found["check"] = check_tensors(args, made, store, shown).to_record()
+                found["check"] = check_tensors(planned, shown).to_record()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        typer.echo("\n".join(_lines(found, args.packs)))
+        typer.echo("\n".join(_lines(found, planned.args)))
     if check and not found["check"]["is_equal"]:
         raise typer.Exit(int(ExitCode.FAILED))
 
 
-def _lines(found: dict[str, Any], packs: bool) -> list[str]:
-    what = "packed sequences" if packs else "examples"
+def _lines(found: dict[str, Any], args: "TrainArgs") -> list[str]:
+    documents = "trees of examples" if args.share_prefixes else "examples"
+    what = "packed sequences" if args.packs else documents
     lines = [
         f"plan {found['plan']}: {found['steps']:,} steps of {found['global_batch']} {what} on "
         f"{found['world_size']} ranks, {found['epochs']:.4g} epochs",
         f"per epoch: {found['steps_per_epoch']:,} steps, {found['sequences']:,} {what}, "
-        f"{found['documents']:,} examples; {found['held_out']:,} more are held out",
+        f"{found['documents']:,} {documents}; {found['held_out']:,} more are held out",
         f"data: {found['rows']:,} rows, {found['tokens']:,} tokens, {found['trained_tokens']:,} of "
         f"them trained ({100 * found['trained_share']:.1f} %)",
         f"fill {found['fill']:.4f} | balance {found['balance']:.4f}, per micro-batch "
@@ -78,7 +82,7 @@ def _lines(found: dict[str, Any], packs: bool) -> list[str]:
     ]
     if len(found["datasets"]) > 1:
         shares = (
-            f"{name} {share['documents']:,} examples ({share['tokens']:,} tokens)"
+            f"{name} {share['documents']:,} {documents} ({share['tokens']:,} tokens)"
             + (f", {share['held_out']:,} held out" if share["held_out"] else "")
             for name, share in found["datasets"].items()
         )
@@ -89,6 +93,12 @@ def _lines(found: dict[str, Any], packs: bool) -> list[str]:
             "ranks wait for the dearest sequence of a step: training.group_by_length would give "
             f"balance {grouped:.4f}; more sequences per step help, too"
         )
+    if args.share_prefixes:
+        ratio = found["tokens"] / found["computed_tokens"]
+        lines.append(
+            f"shared prefixes: the {found['tokens']:,} tokens of {found['examples']:,} examples "
+            f"are computed as {found['computed_tokens']:,}, {ratio:.1f} times fewer"
+        )
     return lines + (_check_lines(found["check"]) if "check" in found else [])
 
 
@@ -96,7 +106,7 @@ def _check_lines(check: dict[str, Any]) -> list[str]:
     rows = check["differing_rows"]
     verdict = "the same" if check["is_equal"] else f"{len(rows):,} examples differ"
     return [
-        f"tensors of {check['documents']:,} examples, shown {check['preview_sha256'][:16]}, "
+        f"tensors of {check['examples']:,} examples, shown {check['preview_sha256'][:16]}, "
         f"trained {check['training_sha256'][:16]}: {verdict}",
         *(f"differs: {row}" for row in rows[:_ROWS_SHOWN]),
     ]

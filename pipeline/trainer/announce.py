@@ -3,24 +3,22 @@
 import logging
 
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.data.store import TokenStore
 from pipeline.trainer.output_dir import Checkpoint
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
+from pipeline.trainer.planned_run import PlannedRun
 
 logger = logging.getLogger(__name__)
 
 
 def announce(
-    args: TrainArgs,
-    plan: Plan,
-    store: TokenStore,
+    planned: PlannedRun,
     strategy: Strategy,
     distributed: Distributed,
     checkpoint: Checkpoint | None,
 ) -> None:
-    counts = store.counts
+    args, plan, data = planned.args, planned.plan, planned.data
+    counts = data.store.counts
     logger.info(
         "%s on %d ranks (%s, %s), %s parameters, %s",
         strategy.name,
@@ -45,13 +43,22 @@ def announce(
             "later history than the model generates them (training.reasoning_history)",
             extra,
         )
+    if args.share_prefixes:
+        computed = int(data.lengths.sum())
+        logger.info(
+            "shared prefixes: %s examples are %s trees of %s tokens, %.1f times fewer",
+            f"{counts.examples:,}",
+            f"{len(data):,}",
+            f"{computed:,}",
+            counts.tokens / computed,
+        )
     for line in _rendering_lines(args):
         logger.info("%s", line)
     if counts.rows_rejected:
         logger.warning(
             "%d rows cannot be rendered and are left out: %s",
             counts.rows_rejected,
-            store.directory / "rejected.jsonl",
+            data.store.directory / "rejected.jsonl",
         )
     if counts.turns_over_cutoff:
         logger.warning(
@@ -62,19 +69,21 @@ def announce(
             counts.longest,
             counts.rows_over_cutoff,
         )
-    what = "examples"
+    documents = "trees" if args.share_prefixes else "examples"
+    what = documents
     if plan.capacity is not None:
         what = "sequences"
         packed = plan.epochs[0]
         logger.info(
-            "packed: %s examples in %s sequences of at most %s tokens (%.1f %% full)",
+            "packed: %s %s in %s sequences of at most %s tokens (%.1f %% full)",
             f"{len(packed.documents):,}",
+            documents,
             f"{len(packed):,}",
             f"{plan.capacity:,}",
             100 * plan.documents.lengths[packed.documents].sum() / (len(packed) * plan.capacity),
         )
     if len(plan.held_out):
-        logger.info("held out for evaluation: %s examples", f"{len(plan.held_out):,}")
+        logger.info("held out for evaluation: %s %s", f"{len(plan.held_out):,}", documents)
     logger.info(
         "global batch %d %s = %d per rank x %d accumulation x %d ranks; %d steps of %d per epoch; "
         "plan %s",

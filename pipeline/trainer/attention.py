@@ -1,33 +1,44 @@
-"""Attention for packed sequences: every document attends to itself alone.
+"""Attention for documents that share a sequence: each attends to itself alone, along its branches.
 
 Transformers looks attention up by name; `PER_DOCUMENT` is added to its table. One causal
-scaled-dot-product call per document needs no mask, so memory is linear in tokens and the compute is
-that of the documents. Other implementations isolate documents as well, with what a packed batch
-brings along: `sdpa` and `eager` build a block-diagonal mask (tokens x tokens) from the positions,
-FlashAttention takes the boundaries.
+scaled-dot-product call per segment (prefix_tree.py), whose keys are the segment and its ancestors,
+needs no mask of all tokens, so that the compute is that of the documents. Other implementations
+isolate documents as well, with what a batch brings along: `sdpa` and `eager` take a mask
+(tokens x tokens), which Transformers builds from the positions unless there are branches,
+FlashAttention takes the boundaries and knows no branches.
 """
 
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from pipeline.errors import TrainError
+from pipeline.trainer.data.prefix_tree import Segment
 
 PER_DOCUMENT = "per_document"
-_BEYOND = ("softcap", "s_aux", "position_bias")
 _KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+_BEYOND = ("softcap", "s_aux", "position_bias")
+
+
+def state_carriers(model: Any) -> str | None:
+    """Which layers carry a document's state into what stands behind it; None: no layers do."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    others = sorted(kinds - _KINDS)
+    if others:
+        return f"layers of kind {', '.join(others)}"
+    return "its layers" if model._is_stateful or not model._supports_attention_backend else None
 
 
 def check_isolates_documents(model: Any, name: str) -> None:
     """Raises: TrainError: packed documents would see each other in this model."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    others = sorted(kinds - _KINDS)
-    if model._is_stateful or others or not model._supports_attention_backend:
-        why = f"layers of kind {', '.join(others)}" if others else "its layers"
+    carriers = state_carriers(model)
+    if carriers:
         raise TrainError(
-            f"{name}: packing: {why} carry one document's state into the next one; set "
+            f"{name}: packing: {carriers} carry one document's state into the next one; set "
             "training.packing and training.neat_packing to false"
         )
 
@@ -47,17 +58,17 @@ def attend_per_document(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    document_lengths: tuple[int, ...] | None = None,
+    segments: tuple[Segment, ...] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each document of one packed sequence.
+    """Causal attention along the branches of the documents of one sequence.
 
-    query (1, heads, tokens, head size), key and value with as many or fewer heads;
-    sum(document_lengths) == tokens. Returns (1, tokens, heads, head size).
+    query (1, heads, tokens, head size), key and value with as many or fewer heads; the segments
+    cover the tokens in order. Returns (1, tokens, heads, head size).
 
     Raises: TrainError: the model asks for more than masking: soft capping, sinks, a bias.
     """
-    if attention_mask is not None or document_lengths is None:
+    if attention_mask is not None or segments is None:
         raise TrainError(
             f"attention {PER_DOCUMENT} takes packed batches only; set flash_attn: sdpa"
         )
@@ -67,24 +78,111 @@ def attend_per_document(
             f"packing: this model's attention has {', '.join(asked)}, which PyTorch's kernels "
             "cannot do; set training.flash_attn: disabled (eager, with a mask), or fa2"
         )
-    parts = [part.split(document_lengths, dim=2) for part in (query, key, value)]
+    queries = query.split([segment.end - segment.start for segment in segments], dim=2)
+    keys, values = _along_paths(key, segments), _along_paths(value, segments)
     outputs = [
         sdpa_attention_forward(
-            module, q, k, v, _window_mask(q, sliding_window), dropout, scaling, is_causal=True
+            module, q, k, v, _mask(q, k, sliding_window), dropout, scaling, is_causal=True
         )[0]
-        for q, k, v in zip(*parts, strict=True)
+        for q, k, v in zip(queries, keys, values, strict=True)
     ]
     return torch.cat(outputs, dim=1), None
 
 
-def _window_mask(query: torch.Tensor, window: int | None) -> torch.Tensor | None:
-    """(1, 1, tokens, tokens), true for the last `window` tokens up to each; None: all of them."""
-    length = query.shape[2]
-    if window is None or length <= window:
+def branch_mask(
+    preorder: torch.Tensor, position_ids: torch.Tensor, window: int | None = None
+) -> torch.Tensor:
+    """(1, 1, tokens, tokens), true where the first sees the second: itself and its ancestors, of
+    them the last `window` - 1.
+
+    preorder (2, tokens): ranks and ends of PrefixTree; position_ids (1, tokens).
+    """
+    ranks, ends = preorder
+    mask = (ranks[None] <= ranks[:, None]) & (ranks[:, None] < ends[None])
+    if window is not None:
+        mask &= position_ids[0, :, None] - position_ids[0, None] < window
+    return mask[None, None]
+
+
+def branch_masks(
+    config: Any, preorder: torch.Tensor, position_ids: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor] | None:
+    """`attention_mask` of a model with this config for a sequence with branches.
+
+    Returns: a mask, boolean (sdpa) or to be added (eager); where layers are of several kinds, one
+        for each; None where attention needs none.
+    """
+    text = config.get_text_config()
+    if text._attn_implementation == PER_DOCUMENT:
         return None
-    places = torch.arange(length, device=query.device)
-    distance = places[:, None] - places[None, :]
-    return ((distance >= 0) & (distance < window))[None, None]
+    window = getattr(text, "sliding_window", None)
+    kinds = set(getattr(text, "layer_types", None) or ())
+    widths = {kind: window if kind == "sliding_attention" else None for kind in kinds}
+    masks = {
+        kind: branch_mask(preorder, position_ids, width)
+        for kind, width in (widths or {"": window}).items()
+    }
+    if text._attn_implementation == "eager":
+        hidden = torch.finfo(torch.float32).min
+        masks = {kind: torch.where(mask, 0.0, hidden) for kind, mask in masks.items()}
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def _along_paths(states: torch.Tensor, segments: tuple[Segment, ...]) -> tuple[torch.Tensor, ...]:
+    """Of every segment, the states (1, heads, n, size) of its ancestors and of itself."""
+    if not any(segment.ancestors for segment in segments):
+        return states.split([segment.end - segment.start for segment in segments], dim=2)
+    return _AlongPaths.apply(states, segments)  # pyright: ignore[reportReturnType]
+
+
+class _AlongPaths(torch.autograd.Function):
+    """Copies; gradients are summed in fp32, and each only where it belongs.
+
+    PyTorch's own slices would fill a gradient of the whole sequence with zeros for each of them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, segments: tuple[Segment, ...]
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.segments, ctx.shape, ctx.dtype = segments, states.shape, states.dtype
+        return tuple(
+            torch.cat([states[:, :, start:end] for start, end in _path(segment)], dim=2)
+            for segment in segments
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator's doing
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        exact = torch.promote_types(ctx.dtype, torch.float32)
+        total = gradients[0].new_zeros(ctx.shape, dtype=exact)
+        for segment, gradient in zip(ctx.segments, gradients, strict=True):
+            first = 0
+            for start, end in _path(segment):
+                total[:, :, start:end] += gradient[:, :, first : first + end - start]
+                first += end - start
+        return total.to(ctx.dtype), None
+
+
+def _path(segment: Segment) -> list[tuple[int, int]]:
+    return [*segment.ancestors, (segment.start, segment.end)]
+
+
+def _mask(query: torch.Tensor, key: torch.Tensor, window: int | None) -> torch.Tensor | None:
+    """Which keys the last tokens of a path see; None: PyTorch's causal mask of a square does it."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    if window is not None and num_keys <= window:
+        window = None
+    if window is None and num_queries == num_keys:
+        return None
+    if window is None and query.is_cuda:
+        return causal_lower_right(num_queries, num_keys)  # the kernels' own, never in memory
+    places = torch.arange(num_keys, device=query.device)
+    distance = places[num_keys - num_queries :, None] - places[None, :]
+    seen = distance >= 0
+    return (seen if window is None else seen & (distance < window))[None, None]
 
 
 AttentionInterface.register(PER_DOCUMENT, attend_per_document)

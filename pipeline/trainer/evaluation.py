@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.load import load_micro_batch
 from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.data.store import TokenStore
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
 
@@ -30,7 +30,7 @@ class Evaluation:
 
 
 def evaluate(
-    args: TrainArgs, plan: Plan, store: TokenStore, strategy: Strategy, distributed: Distributed
+    args: TrainArgs, plan: Plan, data: ExampleTrees, strategy: Strategy, distributed: Distributed
 ) -> Evaluation:
     """Measure the model as it is; called by all ranks."""
     started = time.monotonic()
@@ -42,17 +42,17 @@ def evaluate(
             for batch in plan.evaluation(
                 documents, distributed.data_rank, args.per_device_eval_batch_size
             ):
-                micro_batch = load_micro_batch(store, batch, packs=args.packs)
+                micro_batch = load_micro_batch(data, batch, concatenates=args.concatenates)
                 losses.append(strategy.losses(micro_batch.to(distributed.device)).total)
             sums.append(losses)
     totals = distributed.all_reduce([sum(loss.item() for loss in losses) for losses in sums])
-    weights = [sum(map(store.loss_weight, documents.tolist())) for documents in groups.values()]
+    weights = [sum(map(data.loss_weight, documents.tolist())) for documents in groups.values()]
     each = {
         name: total / weight for name, total, weight in zip(groups, totals, weights, strict=True)
     }
     return Evaluation(
         loss=sum(totals) / sum(weights),
         by_dataset=each if args.eval_on_each_dataset else {},
-        num_examples=len(plan.held_out),
+        num_examples=data.num_examples(plan.held_out),
         seconds=time.monotonic() - started,
     )

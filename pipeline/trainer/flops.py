@@ -1,25 +1,25 @@
-"""How the compute of a document grows with its length, from the model's config alone."""
+"""How the compute of a document grows with its length, from the model's shape alone."""
 
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 _NEVER = 10**9
 """Crossover of a model without attention that grows with the document."""
 
 
-def crossover_tokens(config: Any, *, trust_remote_code: bool = False) -> int:
+def crossover_tokens(model: PreTrainedModel) -> int:
     """The document length at which attention costs as much as all matrix multiplications.
 
     Per token of a document of S tokens, forward: 2 x matmul parameters, and for every layer with
     full attention 2 x heads x head size x S (two products, half of each masked). So they meet at
     S = parameters / (layers x heads x head size). Layers with a window of W tokens count as linear,
     4 x heads x head size x W. The lm_head is left out: it runs for trained tokens only.
+
+    `model` may be without weights (`load_skeleton`).
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    text = config.get_text_config()
+    text = model.config.get_text_config()
     width = _attention_width(text)
     parameters = _matmul_parameters(model)
     window = getattr(text, "sliding_window", None) or 0

@@ -24,12 +24,9 @@ from pipeline.trainer.checkpoint import restore_random_state, save_checkpoint
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.load import load_micro_batch
-from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.evaluation import evaluate
-from pipeline.trainer.flops import crossover_tokens
 from pipeline.trainer.lr_schedule import learning_rate_at
 from pipeline.trainer.metrics import RunLog
 from pipeline.trainer.model import load_config
@@ -43,6 +40,7 @@ from pipeline.trainer.output_dir import (
 )
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy, make_strategy
+from pipeline.trainer.planned_run import PlannedRun
 from pipeline.trainer.plot import plot_loss
 from pipeline.trainer.reporting.trackers import check_installed
 from pipeline.trainer.resume import (
@@ -77,8 +75,9 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     checkpoint = find_resume(output_dir, args.resume_from_checkpoint)
     store = _open_data(args)
     distributed = Distributed(use_cpu=args.use_cpu, timeout_seconds=args.ddp_timeout)
-    plan = make_plan(args, store, distributed.num_data_ranks)
-    check_same_sequence(checkpoint, store, plan)
+    planned = PlannedRun.of(args, store, distributed.num_data_ranks)
+    args = planned.args
+    check_same_sequence(checkpoint, store, planned.plan)
     check_same_weights(checkpoint, args)
     _prepare_output_dir(args, checkpoint, distributed)
     _seed(args, args.seed)  # new adapters are the same on all ranks, dropout is not
@@ -88,9 +87,9 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         check_same_strategy(checkpoint, strategy, distributed)
         strategy.load_state(checkpoint.directory)
         restore_random_state(checkpoint, distributed)
-    run = _Run(args, plan, store, strategy, distributed, checkpoint)
+    run = _Run(planned, strategy, distributed, checkpoint)
     if distributed.is_main:
-        announce(args, plan, store, strategy, distributed, checkpoint)
+        announce(planned, strategy, distributed, checkpoint)
     stop.training = True
     run.steps(stop)
     run.finish()
@@ -103,16 +102,14 @@ class _Run:
 
     def __init__(
         self,
-        args: TrainArgs,
-        plan: Plan,
-        store: TokenStore,
+        planned: PlannedRun,
         strategy: Strategy,
         distributed: Distributed,
         checkpoint: Checkpoint | None,
     ) -> None:
-        self._args = args
-        self._plan = plan
-        self._store = store
+        self._args = args = planned.args
+        self._plan = plan = planned.plan
+        self._data = planned.data
         self._strategy = strategy
         self._distributed = distributed
         self._output_dir = Path(args.output_dir)
@@ -137,7 +134,7 @@ class _Run:
     def _one_step(self, step: int, stop: StopRequest) -> bool:
         """Returns: some rank was asked to stop."""
         batch = self._plan.global_batch(step)
-        total_weight = sum(self._store.loss_weight(index) for index in batch)
+        total_weight = sum(self._data.loss_weight(index) for index in batch)
         losses: list[torch.Tensor] = []  # on the device: the host waits for them once per step
         micro_batches = self._plan.micro_batches(step, self._distributed.data_rank)
         for number, indices in enumerate(micro_batches):
@@ -165,12 +162,12 @@ class _Run:
                 loss=loss_all,
                 grad_norm=grad_norm,
                 lr=learning_rate,
-                tokens=sum(self._store.num_tokens(index) for index in batch),
+                tokens=sum(self._data.num_tokens(index) for index in batch),
             )
         return stopping > 0
 
     def _diverged(self, what: str, batch: list[int]) -> TrainError:
-        rows = ", ".join(str(self._store.row(index)) for index in batch[:16])
+        rows = ", ".join(str(self._data.row(index)) for index in batch[:16])
         return TrainError(
             f"{what}. Rows of this batch: {rows}. Lower training.learning_rate, or look at these "
             "rows"
@@ -188,12 +185,12 @@ class _Run:
         return args.eval_strategy == "steps" and self._step % every == 0
 
     def _evaluate(self) -> None:
-        found = evaluate(self._args, self._plan, self._store, self._strategy, self._distributed)
+        found = evaluate(self._args, self._plan, self._data, self._strategy, self._distributed)
         if self._log is not None:
             self._log.record_evaluation(self._step, found)
 
     def _micro_batch(self, indices: list[int]) -> MicroBatch:
-        batch = load_micro_batch(self._store, indices, packs=self._args.packs)
+        batch = load_micro_batch(self._data, indices, concatenates=self._args.concatenates)
         return batch.to(self._distributed.device)
 
     def _is_save_step(self) -> bool:
@@ -210,7 +207,7 @@ class _Run:
         progress = self._log.progress() if self._log else {}
         manifest = {
             "progress": progress,
-            "data": self._store.fingerprint,
+            "data": self._data.store.fingerprint,
             "sequence": self._plan.identity(),
             "weights": trained_weights(self._args),
             "strategy": self._strategy.name,
@@ -261,7 +258,7 @@ class _Run:
             self._write_extras(self._output_dir)
             documents = self._plan.epochs[0].documents
             tokens = int(self._plan.documents.lengths[documents].sum())
-            counts = self._store.counts
+            counts = self._data.store.counts
             results = self._log.finish(
                 {
                     # 2 FLOP per parameter and token forward, 4 backward.
@@ -269,7 +266,7 @@ class _Run:
                     * self._strategy.num_parameters
                     * tokens
                     * self._plan.epoch_at(self._step),
-                    "num_examples": len(documents),
+                    "num_examples": self._data.num_examples(documents),
                     "num_rows_rejected": counts.rows_rejected,
                     "num_turns_over_cutoff": counts.turns_over_cutoff,
                 }
@@ -292,12 +289,6 @@ class _Run:
                     **details,
                 },
             )
-
-
-def make_plan(args: TrainArgs, store: TokenStore, world_size: int) -> Plan:
-    """The plan of a run on `world_size` ranks."""
-    crossover = crossover_tokens(load_config(args), trust_remote_code=args.trust_remote_code)
-    return Plan.of(args, Documents.of(store), world_size, crossover)
 
 
 def _open_data(args: TrainArgs) -> TokenStore:

@@ -38,6 +38,14 @@ def load_config(args: TrainArgs) -> Any:
     return config
 
 
+def load_skeleton(args: TrainArgs) -> PreTrainedModel:
+    """The model without its weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            load_config(args), trust_remote_code=args.trust_remote_code
+        )
+
+
 def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     """The pretrained model, ready to be trained in `dtype`.
 
@@ -48,7 +56,7 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     """
     config = load_config(args)
     implementation = _ATTENTION[args.flash_attn]
-    if args.packs and args.flash_attn == "auto":
+    if args.concatenates and args.flash_attn == "auto":
         implementation = packed_implementation(config)
     try:
         model = AutoModelForCausalLM.from_pretrained(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from pipeline.trainer.attention import branch_masks
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.lm_head import LossHead, install_loss_head
 from pipeline.trainer.loss import token_losses
@@ -45,11 +46,23 @@ class SupervisedObjective(nn.Module):
     def _states(self, batch: MicroBatch) -> torch.Tensor:
         """(B, K, H): the last hidden states at the labelled positions."""
         decoder = _causal_lm(self.model).base_model
-        return decoder(**_inputs(batch)).last_hidden_state[:, batch.positions]
+        return decoder(**self._inputs(batch)).last_hidden_state[:, batch.positions]
 
     def _logits(self, batch: MicroBatch) -> torch.Tensor:
         """(B, K, V): only the labelled positions reach the lm_head."""
-        return self.model(**_inputs(batch), logits_to_keep=batch.positions).logits
+        return self.model(**self._inputs(batch), logits_to_keep=batch.positions).logits
+
+    def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
+        mask: Any = batch.attention_mask
+        if batch.preorder is not None and batch.position_ids is not None:
+            config = _causal_lm(self.model).config
+            mask = branch_masks(config, batch.preorder, batch.position_ids)
+        return {
+            "input_ids": batch.input_ids,
+            "attention_mask": mask,
+            "use_cache": False,
+            **_documents(batch),
+        }
 
 
 def _causal_lm(model: Any) -> Any:
@@ -57,25 +70,15 @@ def _causal_lm(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _inputs(batch: MicroBatch) -> dict[str, Any]:
-    return {
-        "input_ids": batch.input_ids,
-        "attention_mask": batch.attention_mask,
-        "use_cache": False,
-        **_documents(batch),
-    }
-
-
 def _documents(batch: MicroBatch) -> dict[str, Any]:
-    """Where the documents of a packed batch are, in the words of every attention implementation."""
-    if batch.document_lengths is None:
+    """Where the documents of a sequence are, in the words of every attention implementation."""
+    if batch.segments is None:
         return {}
-    longest = max(batch.document_lengths)
     return {
         "position_ids": batch.position_ids,
         "cu_seq_lens_q": batch.boundaries,
         "cu_seq_lens_k": batch.boundaries,
-        "max_length_q": longest,
-        "max_length_k": longest,
-        "document_lengths": batch.document_lengths,
+        "max_length_q": batch.longest_document,
+        "max_length_k": batch.longest_document,
+        "segments": batch.segments,
     }

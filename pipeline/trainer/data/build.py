@@ -291,7 +291,7 @@ class _Build:
                     rejected.write(json.dumps(record).encode() + b"\n")
                 whole = whole_documents(shard, numbers[file.name], chunk.dataset, chunk.first_row)
                 parts.append(tally.add(shard, whole, name, chunk.first_row))
-                stored_tokens[file.name] = int(whole["length"].sum())
+                stored_tokens[file.name] = shard.num_stored_tokens
         tally.check()
         (self._target / STORE_FILE).unlink(missing_ok=True)  # of other tables
         with atomic_open(self._target / DOCUMENTS_FILE) as file:

@@ -1,11 +1,13 @@
-"""Examples to the tensors of one micro-batch."""
+"""Examples, or trees of them, to the tensors of one micro-batch."""
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
 import torch
 
 from pipeline.trainer.data.example import Example
+from pipeline.trainer.data.prefix_tree import PrefixTree, Segment
 
 IGNORE_INDEX = -100
 
@@ -14,16 +16,20 @@ IGNORE_INDEX = -100
 class MicroBatch:
     """B sequences of S tokens; K positions of which the logits are needed.
 
-    Either every example is a sequence, padded on the right, or all are packed into one (B = 1).
+    Either every example is a sequence, padded on the right, or documents (trees of one example or
+    several) lie in one sequence, one after the other (B = 1).
     """
 
     input_ids: torch.Tensor  # (B, S)
     attention_mask: torch.Tensor | None  # (B, S); None when nothing is padded
-    position_ids: torch.Tensor | None  # (1, S), from 0 in every document; None: not packed
-    boundaries: torch.Tensor | None  # (documents + 1,) int32, from 0 to S; None: not packed
-    document_lengths: tuple[int, ...] | None
-    """What `boundaries` say, on the host."""
-    positions: torch.Tensor  # (K,) in rising order, shared by all sequences of the batch
+    position_ids: torch.Tensor | None  # (1, S), from 0 in every document; None: padded
+    boundaries: torch.Tensor | None  # (documents + 1,) int32, from 0 to S; None: padded
+    longest_document: int | None
+    """The largest step of `boundaries`, on the host."""
+    segments: tuple[Segment, ...] | None
+    """Of the sequence, in order, which they cover; None: padded."""
+    preorder: torch.Tensor | None  # (2, S) int32, ranks and ends of PrefixTree; None: no branches
+    positions: torch.Tensor  # (K,) in rising order, shared by all sequences; branches repeat some
     labels: torch.Tensor  # (B, K), IGNORE_INDEX where this sequence predicts nothing there
     weights: torch.Tensor  # (B, K)
     num_tokens: int
@@ -61,7 +67,9 @@ def collate(examples: list[Example], pad_token_id: int) -> MicroBatch:
         attention_mask=None if num_tokens == mask.numel() or not examples else mask,
         position_ids=None,
         boundaries=None,
-        document_lengths=None,
+        longest_document=None,
+        segments=None,
+        preorder=None,
         positions=positions,
         labels=targets[:, positions],
         weights=weights[:, positions],
@@ -69,31 +77,49 @@ def collate(examples: list[Example], pad_token_id: int) -> MicroBatch:
     )
 
 
-def collate_packed(examples: list[Example], pad_token_id: int) -> MicroBatch:
-    """All examples in one sequence, one after the other, without padding.
+def collate_trees(trees: list[PrefixTree], pad_token_id: int) -> MicroBatch:
+    """All trees in one sequence, one after the other, without padding.
 
-    No example at all gives one pad token that carries no loss, as in `collate`.
+    No tree at all gives one pad token that carries no loss, as in `collate`.
     """
-    lengths = tuple(len(example.ids) for example in examples) or (1,)
-    bounds = [0, *accumulate(lengths)]
-    input_ids = torch.full((1, bounds[-1]), pad_token_id, dtype=torch.long)
-    targets = torch.full((1, bounds[-1]), IGNORE_INDEX, dtype=torch.long)
-    weights = torch.zeros((1, bounds[-1]), dtype=torch.float32)
-    for example, start, stop in zip(examples, bounds, bounds[1:], strict=False):
-        place = slice(start, stop)
-        _write(example, input_ids[0, place], targets[0, place], weights[0, place])
-    positions = _labelled(targets)
+    num_tokens = sum(map(len, trees))
+    trees = trees or [PrefixTree.of([Example([pad_token_id], [])])]
+    bounds = [0, *accumulate(map(len, trees))]
+    firsts = bounds[:-1]
+    has_branches = any(segment.ancestors for tree in trees for segment in tree.segments)
+    preorder = _joined([np.stack([tree.ranks, tree.ends]) for tree in trees], firsts)
+    positions = _joined([tree.predictors for tree in trees], firsts)
+    labels = _joined([tree.labels for tree in trees])
+    weights = _joined([tree.weights for tree in trees])
+    if not len(positions):
+        positions, labels, weights = np.zeros(1), np.full(1, IGNORE_INDEX), np.zeros(1)
     return MicroBatch(
-        input_ids=input_ids,
+        input_ids=_tensor(_joined([tree.ids for tree in trees]))[None],
         attention_mask=None,
-        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
+        position_ids=_tensor(_joined([tree.depths for tree in trees]))[None],
         boundaries=torch.tensor(bounds, dtype=torch.int32),
-        document_lengths=lengths,
-        positions=positions,
-        labels=targets[:, positions],
-        weights=weights[:, positions],
-        num_tokens=bounds[-1] if examples else 0,
+        longest_document=max(map(len, trees)),
+        segments=tuple(
+            segment.moved(first)
+            for tree, first in zip(trees, firsts, strict=True)
+            for segment in tree.segments
+        ),
+        preorder=_tensor(preorder, torch.int32) if has_branches else None,
+        positions=_tensor(positions),
+        labels=_tensor(labels)[None],
+        weights=_tensor(weights, torch.float32)[None],
+        num_tokens=num_tokens,
     )
+
+
+def _joined(parts: list[np.ndarray], moved_by: list[int] | None = None) -> np.ndarray:
+    """Side by side, each with its number added."""
+    moved = [part + by for part, by in zip(parts, moved_by or [0] * len(parts), strict=True)]
+    return np.concatenate(moved, axis=-1)
+
+
+def _tensor(values: np.ndarray, dtype: torch.dtype = torch.long) -> torch.Tensor:
+    return torch.from_numpy(values).to(dtype)
 
 
 def _write(

@@ -3,11 +3,10 @@
 examples of a shard  --whole_documents-->  documents  --cut_documents(policy)-->  documents
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from pipeline.trainer.data.cutoff import CutoffPolicy, TokenSpan, cut
+from pipeline.trainer.data.prefix_tree import LossSpans
 from pipeline.trainer.data.shard import KEY_BYTES, Shard, edges
 
 DOCUMENT = np.dtype(
@@ -15,6 +14,7 @@ DOCUMENT = np.dtype(
         ("shard", "<u4"),
         ("start", "<u4"),  # tokens [start, start + length) of the shard
         ("length", "<u4"),
+        ("shared", "<u4"),  # how many of them, from the first on, the document before it has, too
         ("trained_from", "<u4"),  # token of the shard before which no loss counts
         ("first_span", "<u4"),  # loss spans [first_span, last_span) of the shard
         ("last_span", "<u4"),
@@ -26,14 +26,6 @@ DOCUMENT = np.dtype(
         ("row_key", "u1", (KEY_BYTES,)),
     ]
 )
-
-
-class LossSpans(NamedTuple):
-    """The loss spans of one document, in tokens of the document."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    weights: np.ndarray
 
 
 def loss_spans(shard: Shard, document: np.void) -> LossSpans:
@@ -57,6 +49,7 @@ def whole_documents(shard: Shard, number: int, dataset: int, first_row: int) -> 
     documents["shard"], documents["dataset"] = number, dataset
     documents["start"] = documents["trained_from"] = np.cumsum(lengths) - lengths
     documents["length"] = lengths
+    documents["shared"] = shard.shared
     documents["first_span"], documents["last_span"] = spans[:-1], spans[1:]
     documents["row"] = first_row + rows
     documents["score"] = shard.table("row_scores")[rows]
@@ -73,6 +66,25 @@ def cut_documents(
     """The documents that a policy makes of whole ones, in the same order."""
     cuts = [cut_document(shard, document, policy, cutoff_len) for document in whole]
     return np.concatenate(cuts) if cuts else whole
+
+
+def with_shared(whole: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """`left`, made of the examples `whole` and in their order, with `shared` between neighbours.
+
+    Only documents that begin where their example begins share anything.
+    """
+    left = left.copy()
+    examples = np.searchsorted(whole["start"], left["start"], side="right") - 1
+    begins = left["start"] == whole["start"][examples]
+    is_related = begins[1:] & begins[:-1] & (left["row"][1:] == left["row"][:-1])
+    first = np.flatnonzero(is_related)
+    # Examples in between may be gone: what two share, all between them have as well.
+    between = np.stack([examples[first] + 1, examples[first + 1] + 1], axis=1).ravel()
+    shared = np.minimum.reduceat(np.append(whole["shared"], 0), between)[::2]
+    lengths = np.minimum(left["length"][first], left["length"][first + 1])
+    left["shared"] = 0
+    left["shared"][first + 1] = np.minimum(shared, lengths)
+    return left
 
 
 def cut_document(shard: Shard, whole: np.void, policy: CutoffPolicy, cutoff_len: int) -> np.ndarray:

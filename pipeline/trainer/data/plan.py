@@ -44,6 +44,8 @@ class Plan:
     total_steps: int
     capacity: int | None
     """Tokens that a sequence may hold; None: one document each."""
+    pads: bool
+    """The sequences of a micro-batch are filled up to its longest one."""
     seed: int
     order: str
 
@@ -81,6 +83,7 @@ class Plan:
             world_size=world_size,
             total_steps=args.max_steps if args.max_steps > 0 else steps,
             capacity=capacity,
+            pads=not args.concatenates,
             seed=seed,
             order="group_by_length" if args.group_by_length else args.document_order,
         )

@@ -1,17 +1,18 @@
-"""What the plan knows about the documents of a token store: numbers, no tokens."""
+"""What the plan knows about the documents of a run: numbers, no tokens."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.trainer.data.store import TokenStore
+from pipeline.trainer.data.example_trees import ExampleTrees
 
 
 @dataclass(frozen=True)
 class Documents:
-    """One entry per example of the store."""
+    """One entry per example or tree of examples."""
 
     lengths: np.ndarray  # (documents,) int64, tokens
+    attention: np.ndarray  # (documents,) int64, length x length where there are no branches
     turns: np.ndarray  # (documents,) int64, trained turns
     scores: np.ndarray  # (documents,) float64, what the row of each is worth; NaN: not known
     rows: np.ndarray  # (documents,) int64, the row that each comes from, rising
@@ -21,15 +22,16 @@ class Documents:
     """Datasets from this number on are only evaluated."""
 
     @classmethod
-    def of(cls, store: TokenStore) -> "Documents":
+    def of(cls, data: ExampleTrees) -> "Documents":
         return cls(
-            lengths=store.lengths,
-            turns=store.turns,
-            scores=store.scores,
-            rows=store.rows,
-            datasets=store.datasets,
-            dataset_names=tuple(store.dataset_names),
-            num_trained_datasets=store.num_trained_datasets,
+            lengths=data.lengths,
+            attention=data.attention,
+            turns=data.turns,
+            scores=data.scores,
+            rows=data.rows,
+            datasets=data.datasets,
+            dataset_names=tuple(data.store.dataset_names),
+            num_trained_datasets=data.store.num_trained_datasets,
         )
 
     @classmethod
@@ -37,6 +39,7 @@ class Documents:
         """One document of one turn per row of one dataset."""
         return cls(
             lengths=lengths,
+            attention=lengths * lengths,
             turns=np.ones_like(lengths),
             scores=np.full(len(lengths), np.nan),
             rows=np.arange(len(lengths)),
@@ -53,4 +56,4 @@ class Documents:
 
         `crossover_tokens` is the length at which attention costs as much as everything else.
         """
-        return self.lengths * (crossover_tokens + self.lengths)
+        return self.lengths * crossover_tokens + self.attention

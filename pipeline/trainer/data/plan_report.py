@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.data.store import TokenStore
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class PlanQuality:
 
     fill: float
     """Tokens in the room that is made for them: cutoff_len for every packed sequence, else the
-    longest example for every one of its micro-batch."""
+    longest example for every one of its micro-batch. 1 where trees are not packed."""
     balance: float
     """Mean over maximum of the ranks' compute per step, weighted by time: what is left of it when
     ranks wait for each other once per step (DDP, ZeRO-0 to 2)."""
@@ -35,10 +35,10 @@ class PlanQuality:
             micro_steps += int(costs.max(axis=0).sum())
             batches = [batch for rank in ranks for batch in rank]
             tokens += sum(int(plan.documents.lengths[batch].sum()) for batch in batches)
-            if plan.capacity is None:
-                room += sum(_padded(plan, batch) for batch in batches)
-            else:
+            if plan.capacity is not None:
                 room += len(plan.sequences(step)) * plan.capacity
+            else:
+                room += sum(_room(plan, batch) for batch in batches)
         planned = np.union1d(plan.epochs[0].documents, plan.held_out)
         lost = int(plan.documents.lengths.sum() - plan.documents.lengths[planned].sum())
         return cls(
@@ -86,9 +86,9 @@ def dataset_shares(plan: Plan) -> list[DatasetShare]:
     ]
 
 
-def report(plan: Plan, store: TokenStore) -> dict[str, Any]:
-    """The plan of this store in numbers, as `sft plan --json` prints it."""
-    counts = store.counts
+def report(plan: Plan, data: ExampleTrees) -> dict[str, Any]:
+    """The plan of these documents in numbers, as `sft plan --json` prints it."""
+    counts = data.store.counts
     return {
         "plan": plan.hash,
         "world_size": plan.world_size,
@@ -101,24 +101,27 @@ def report(plan: Plan, store: TokenStore) -> dict[str, Any]:
         "held_out": len(plan.held_out),
         "datasets": {share.name: share.to_record() for share in dataset_shares(plan)},
         "rows": counts.rows,
+        "examples": counts.examples,
         "tokens": counts.tokens,
+        "computed_tokens": int(data.lengths.sum()),
         "trained_tokens": counts.trained_tokens,
         "trained_share": round(counts.trained_tokens / counts.tokens, 4),
         **PlanQuality.of(plan).to_record(),
         "turns_over_cutoff": counts.turns_over_cutoff,
         "rows_over_cutoff": counts.rows_over_cutoff,
         "rows_rejected": counts.rows_rejected,
-        "cutoff": {policy: asdict(tally) for policy, tally in store.cutoff.items()},
+        "cutoff": {policy: asdict(tally) for policy, tally in data.store.cutoff.items()},
     }
 
 
-def _padded(plan: Plan, batch: list[int]) -> int:
-    return len(batch) * int(plan.documents.lengths[batch].max(initial=0))
+def _room(plan: Plan, batch: list[int]) -> int:
+    lengths = plan.documents.lengths[batch]
+    return len(batch) * int(lengths.max(initial=0)) if plan.pads else int(lengths.sum())
 
 
 def _cost(plan: Plan, batch: list[int]) -> int:
     """Compute of one micro-batch; a padded example costs as much as the longest."""
     costs = plan.costs[batch]
-    if plan.capacity is None:
+    if plan.pads:
         return len(batch) * int(costs.max(initial=0))
     return int(costs.sum())

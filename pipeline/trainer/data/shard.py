@@ -1,13 +1,16 @@
 """One shard of a token store: some consecutive rows as token ids, in one file that checks itself.
 
     <key>.shard   a safetensors file
-        ids                (tokens,) uint32: all examples of all rows, uncut, one after the other
+        ids                (tokens,) uint32: of all examples of all rows, uncut, one after the
+                           other, each without what it shares with the one before it
         lengths            (examples,) uint32: tokens of each example
+        shared             (examples,) uint32: how many of them, from the first on, are those of the
+                           example before it in its row
         row_examples       (rows,) uint32: how many examples each row has; 0 where it was rejected
         row_keys           (rows, 16) uint8: hash of each row and of how it is rendered
         row_scores         (rows,) float64: what the data says each row is worth; NaN: nothing
         span_counts        (examples,) uint32
-        span_starts        (spans,) uint32: positions in `ids`
+        span_starts        (spans,) uint32: positions in all whole examples, one after the other
         span_lengths       (spans,) uint32
         span_weights       (spans,) the place of its loss weight in `weights`
         weights            (weights,) float64
@@ -31,6 +34,7 @@ import numpy as np
 
 from pipeline.files import write_bytes
 from pipeline.trainer.data.example import Example, Span
+from pipeline.trainer.data.prefix_tree import common_prefix
 
 _READ_BYTES = 1 << 20
 KEY_BYTES = 16
@@ -72,12 +76,11 @@ def _tensors(rows: list[ShardRow]) -> tuple[dict[str, np.ndarray], dict[int, str
         np.array([span.weight for example in examples for span in example.spans], dtype=np.float64),
         return_inverse=True,
     )
-    ids = np.empty(first[-1], dtype=np.uint32)
-    for number, example in enumerate(examples):
-        ids[first[number] : first[number + 1]] = example.ids
+    shared, ids = _stored(rows)
     tensors = {
         "ids": ids,
         "lengths": lengths,
+        "shared": shared,
         "row_examples": np.array([len(row.examples) for row in rows], dtype=np.uint32),
         "row_keys": np.frombuffer(b"".join(row.key for row in rows), dtype=np.uint8).reshape(
             -1, KEY_BYTES
@@ -93,6 +96,20 @@ def _tensors(rows: list[ShardRow]) -> tuple[dict[str, np.ndarray], dict[int, str
     }
     errors = {number: row.error for number, row in enumerate(rows) if row.error}
     return tensors, errors
+
+
+def _stored(rows: list[ShardRow]) -> tuple[np.ndarray, np.ndarray]:
+    """(examples,) tokens that each shares with the one before it, and (tokens,) the others."""
+    shared: list[int] = []
+    pieces = [np.empty(0, dtype=np.uint32)]
+    for row in rows:
+        before = pieces[0]
+        for example in row.examples:
+            ids = np.array(example.ids, dtype=np.uint32)
+            shared.append(common_prefix(before, ids))
+            pieces.append(ids[shared[-1] :])
+            before = ids
+    return np.array(shared, dtype=np.uint32), np.concatenate(pieces)
 
 
 def edges(counts: np.ndarray) -> np.ndarray:
@@ -114,12 +131,38 @@ class Shard:
         self._file: Any = safe_open(path, framework="numpy")
 
     def ids(self, start: int, end: int) -> np.ndarray:
-        """(end - start,) uint32"""
-        return self._ids[start:end]
+        """(end - start,) uint32: tokens of one example, by their places in all whole examples."""
+        example = int(np.searchsorted(self._offsets, start, side="right")) - 1
+        first, last = start - int(self._offsets[example]), end - int(self._offsets[example])
+        pieces: list[np.ndarray] = []
+        while first < last:
+            shared = int(self.shared[example])
+            own = max(first, shared)
+            if own < last:
+                place = int(self._stored_at[example]) - shared
+                pieces.append(self._ids[place + own : place + last])
+                last = own
+            example -= 1  # what is left stands in the one before
+        if not pieces:
+            return np.empty(0, dtype=np.uint32)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces[::-1])
 
     @cached_property
     def _ids(self) -> Any:
         return self._file.get_slice("ids")
+
+    @cached_property
+    def shared(self) -> np.ndarray:
+        return self.table("shared").astype(np.int64)
+
+    @cached_property
+    def _stored_at(self) -> np.ndarray:
+        """Where in `ids` each example's own tokens begin, and at last where all end."""
+        return edges(self.table("lengths") - self.shared)
+
+    @property
+    def num_stored_tokens(self) -> int:
+        return int(self._stored_at[-1])
 
     def table(self, name: str) -> np.ndarray:
         return self._file.get_tensor(name)

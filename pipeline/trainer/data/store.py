@@ -32,6 +32,7 @@ from pipeline.trainer.data.cutoff import CutoffPolicy
 from pipeline.trainer.data.dataset import Dataset, find_datasets
 from pipeline.trainer.data.document_table import loss_spans
 from pipeline.trainer.data.example import Example, Span
+from pipeline.trainer.data.prefix_tree import LossSpans
 from pipeline.trainer.data.read_files import READ_FILES_FILE, ReadFiles
 from pipeline.trainer.data.shard import Shard, is_intact
 from pipeline.trainer.data.tally import PolicyTally, StoreCounts
@@ -129,30 +130,36 @@ class TokenStore:
         """Tokens on disk, before cutting and without what windows repeat."""
         self._sizes = [shard["size_bytes"] for shard in meta["shards"]]
         self._documents_crc32: int = meta["documents_crc32"]
-        self._documents = np.load(directory / DOCUMENTS_FILE, mmap_mode="r")
+        self.documents: np.ndarray = np.load(directory / DOCUMENTS_FILE, mmap_mode="r")
+        """One line per example (document_table.py)."""
         self._shards: dict[int, Shard] = {}
 
     def __len__(self) -> int:
-        return len(self._documents)
+        return len(self.documents)
 
     def __getitem__(self, index: int) -> Example:
-        document = self._documents[index]
+        ids, columns = self.rest(index, 0)
+        spans = zip(*(column.tolist() for column in columns), strict=True)
+        return Example(ids.tolist(), [Span(*span) for span in spans])
+
+    def rest(self, index: int, begin: int) -> tuple[np.ndarray, LossSpans]:
+        """The ids of one example from token `begin` on, and all its loss spans."""
+        document = self.documents[index]
         shard = self._shard(int(document["shard"]))
         start = int(document["start"])
-        ids = shard.ids(start, start + int(document["length"])).tolist()
-        spans = zip(*(column.tolist() for column in loss_spans(shard, document)), strict=True)
-        return Example(ids, [Span(*span) for span in spans])
+        ids = shard.ids(start + begin, start + int(document["length"]))
+        return ids, loss_spans(shard, document)
 
     def num_tokens(self, index: int) -> int:
-        return int(self._documents["length"][index])
+        return int(self.documents["length"][index])
 
     def loss_weight(self, index: int) -> float:
         """Sum of the loss weights over the tokens of one example."""
-        return float(self._documents["loss_weight"][index])
+        return float(self.documents["loss_weight"][index])
 
     def row(self, index: int) -> int:
         """Row of its dataset that the example came from, counted from 0."""
-        return int(self._documents["row"][index])
+        return int(self.documents["row"][index])
 
     def examples_of(self, dataset: str, row: int) -> list[Example]:
         """The examples of one row of a dataset, counted from 0."""
@@ -161,33 +168,33 @@ class TokenStore:
 
     def dataset(self, index: int) -> str:
         """Name of the dataset that the example came from."""
-        return self.dataset_names[int(self._documents["dataset"][index])]
+        return self.dataset_names[int(self.documents["dataset"][index])]
 
     @property
     def lengths(self) -> np.ndarray:
         """(examples,) tokens of each example"""
-        return self._documents["length"].astype(np.int64)
+        return self.documents["length"].astype(np.int64)
 
     @property
     def turns(self) -> np.ndarray:
         """(examples,) loss spans of each example"""
-        spans = self._documents
+        spans = self.documents
         return spans["last_span"].astype(np.int64) - spans["first_span"].astype(np.int64)
 
     @property
     def rows(self) -> np.ndarray:
         """(examples,) a number for the row of each example, different for every dataset"""
-        return self.datasets << 32 | self._documents["row"].astype(np.int64)
+        return self.datasets << 32 | self.documents["row"].astype(np.int64)
 
     @property
     def scores(self) -> np.ndarray:
         """(examples,) what the row of each example is worth; NaN: it has no score"""
-        return self._documents["score"]
+        return self.documents["score"]
 
     @property
     def datasets(self) -> np.ndarray:
         """(examples,) the place of each example's dataset in `dataset_names`"""
-        return self._documents["dataset"].astype(np.int64)
+        return self.documents["dataset"].astype(np.int64)
 
     @property
     def dataset_names(self) -> list[str]:

@@ -7,7 +7,13 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.trainer.data.cutoff import CutoffPolicy
-from pipeline.trainer.data.document_table import cut_documents, first_turn_ends, loss_spans, turns
+from pipeline.trainer.data.document_table import (
+    cut_documents,
+    first_turn_ends,
+    loss_spans,
+    turns,
+    with_shared,
+)
 from pipeline.trainer.data.shard import Shard
 
 
@@ -101,7 +107,7 @@ class Tally:
             left[policy] = np.sort(np.concatenate([fitting, cut]), order="start", kind="stable")
             _count(tally, whole, left[policy])
             tally.turns_lost += max(0, _num_turns(shard, over) - _num_turns(shard, cut))
-        return left[self.policy]
+        return with_shared(whole, left[self.policy])
 
     def check(self) -> None:
         """Raises: DataError: nothing is left to train on, or an example is too long for `error`."""

@@ -10,7 +10,7 @@ from pipeline.config.strict import StrictModel
 class BatchKeys(StrictModel):
     """Which examples share a step, and in which order."""
 
-    native_keys: ClassVar[frozenset[str]] = frozenset({"curriculum"})
+    native_keys: ClassVar[frozenset[str]] = frozenset({"curriculum", "share_prefixes"})
 
     per_device_train_batch_size: int = Field(default=1, ge=1)
     """Sequences per rank and micro batch: examples or, with `packing`, full sequences."""
@@ -22,6 +22,11 @@ class BatchKeys(StrictModel):
     sequences."""
     neat_packing: bool = False
     """The same as `packing`; in LLaMA-Factory, only this one keeps examples apart."""
+    share_prefixes: bool | None = None
+    """Examples of one row that begin alike (turns whose reasoning later history does not show) are
+    one tree, which counts as one sequence: every token is computed once, with the losses and
+    gradients of the separate examples. null: where there are any and the model's attention allows
+    it."""
     num_train_epochs: float = Field(default=3.0, gt=0)
     """Passes over the data; a fraction stops within an epoch."""
     max_steps: int = Field(default=-1, ge=-1)
@@ -58,6 +63,11 @@ class BatchKeys(StrictModel):
     @property
     def packs(self) -> bool:
         return self.packing or self.neat_packing
+
+    @property
+    def concatenates(self) -> bool:
+        """A micro batch is one sequence without padding, not one per example."""
+        return self.packs or self.share_prefixes is True
 
     @property
     def document_order(self) -> Literal["random", "file", "length", "turns", "score"]:

@@ -1,7 +1,7 @@
 """Does the plan train what the preview shows? Every document of the first epoch, and held out ones.
 
-store --preview--> Sequence            --\
-store --plan, micro-batch--> tensors   --+--> equal digests, in the order of the store
+store --preview--> examples            --\
+store --plan, micro-batch--> tensors   --+--> equal paths and weights, in the order of the store
 """
 
 import hashlib
@@ -9,19 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.progress import Progress
-from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.load import load_micro_batch
 from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.data.store import TokenStore
-from pipeline.trainer.preview.sequence import Sequence, sequences_of
+from pipeline.trainer.planned_run import PlannedRun
+from pipeline.trainer.preview.trained_paths import TrainedPaths
 
 
 @dataclass(frozen=True)
 class TensorCheck:
     """Hashes over the digests of all checked documents."""
 
-    documents: int
+    examples: int
     preview_sha256: str
     training_sha256: str
     differing_rows: list[str]
@@ -35,26 +36,25 @@ class TensorCheck:
         return {**vars(self), "is_equal": self.is_equal}
 
 
-def check_tensors(
-    args: TrainArgs, plan: Plan, store: TokenStore, progress: Progress
-) -> TensorCheck:
+def check_tensors(planned: PlannedRun, progress: Progress) -> TensorCheck:
     """Collate every micro-batch of the first epoch and of an evaluation, on all ranks."""
+    args, plan, data = planned.args, planned.plan, planned.data
     shown: dict[int, str] = {}
     trained: dict[int, str] = {}
     total = len(plan.epochs[0].documents) + len(plan.held_out)
     for documents in _micro_batches(plan, args.per_device_eval_batch_size):
-        batch = load_micro_batch(store, documents, packs=args.packs)
-        for index, sequence in zip(documents, sequences_of(batch), strict=True):
-            shown[index] = Sequence.of(store[index]).digest()
+        batch = load_micro_batch(data, documents, concatenates=args.concatenates)
+        for index, paths in zip(documents, TrainedPaths.of_batch(batch), strict=True):
+            shown[index] = TrainedPaths.of(data.examples(index)).digest()
             if trained.get(index, shown[index]) == shown[index]:  # of several, one that differs
-                trained[index] = sequence.digest()
+                trained[index] = paths.digest()
         progress.update(len(shown), total)
     return TensorCheck(
-        documents=len(shown),
+        examples=data.num_examples(np.array(list(shown))),
         preview_sha256=_digest(shown),
         training_sha256=_digest(trained),
         differing_rows=[
-            f"{store.dataset(index)}: row {store.row(index) + 1}"
+            f"{data.dataset(index)}: row {data.row(index) + 1}"
             for index in sorted(shown)
             if shown[index] != trained[index]
         ],

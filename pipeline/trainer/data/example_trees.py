@@ -1,0 +1,131 @@
+"""The documents of a run: the examples of a token store, each alone or in trees.
+
+    examples of a row  1 2 3 4 5   --share_prefixes-->   documents  (1 2 3) (4 5)
+
+Examples of one row that begin alike, one behind the other, are one document, as many as together
+need at most `cutoff_len` tokens.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.trainer.data.example import Example
+from pipeline.trainer.data.prefix_tree import Branch, PrefixTree
+from pipeline.trainer.data.store import TokenStore
+
+
+class ExampleTrees:
+    """A store as a plan deals it out. The numbers of the documents are those of the plan."""
+
+    def __init__(self, store: TokenStore, *, share_prefixes: bool) -> None:
+        self.store = store
+        table = store.documents
+        self._shared = table["shared"].astype(np.int64) * share_prefixes
+        self._bounds = _group(store.lengths, self._shared, store.parameters["cutoff_len"])
+        self._shared[self._bounds[:-1]] = 0
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def num_examples(self, documents: np.ndarray) -> int:
+        """Of all these documents together."""
+        return int(np.diff(self._bounds)[documents].sum())
+
+    def examples(self, document: int) -> list[Example]:
+        """One that is alone, or those that share a tree."""
+        return [self.store[example] for example in self._examples(document)]
+
+    def tree(self, document: int) -> PrefixTree:
+        """Its examples, every shared token once."""
+        examples = self._examples(document)
+        shared = [*self._shared[examples.start + 1 : examples.stop].tolist(), 0]
+        return PrefixTree.grow(
+            [
+                Branch(begin, *self.store.rest(example, begin))
+                for example, begin in zip(examples, shared, strict=True)
+            ]
+        )
+
+    def row(self, document: int) -> int:
+        """Row of its dataset that it comes from, counted from 0."""
+        return self.store.row(int(self._bounds[document]))
+
+    def dataset(self, document: int) -> str:
+        """Name of the dataset that it comes from."""
+        return self.store.dataset(int(self._bounds[document]))
+
+    def num_tokens(self, document: int) -> int:
+        return int(self.lengths[document])
+
+    def loss_weight(self, document: int) -> float:
+        """Sum of the loss weights over the tokens of all its examples."""
+        return sum(self.store.loss_weight(example) for example in self._examples(document))
+
+    @property
+    def example_tokens(self) -> np.ndarray:
+        """(documents,) tokens of its examples, shared ones as often as they are shared."""
+        return self._sums(self.store.lengths)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(documents,) tokens that are computed"""
+        return self._sums(self.store.lengths - self._shared)
+
+    @property
+    def attention(self) -> np.ndarray:
+        """(documents,) twice the pairs of tokens that attend to each other; of one example alone
+        the square of its length."""
+        return self._sums(self.store.lengths**2 - self._shared**2)
+
+    @property
+    def turns(self) -> np.ndarray:
+        """(documents,) loss spans"""
+        return self._sums(self.store.turns)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(documents,) what the row of each is worth; NaN: it has no score"""
+        return self.store.scores[self._bounds[:-1]]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(documents,) a number for the row of each, different for every dataset"""
+        return self.store.rows[self._bounds[:-1]]
+
+    @property
+    def datasets(self) -> np.ndarray:
+        """(documents,) the place of the dataset of each in `store.dataset_names`"""
+        return self.store.datasets[self._bounds[:-1]]
+
+    def _examples(self, document: int) -> range:
+        return range(int(self._bounds[document]), int(self._bounds[document + 1]))
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, self._bounds[:-1])
+
+
+def has_shared_prefixes(store: TokenStore) -> bool:
+    """Whether some example begins like the one before it."""
+    return bool(store.documents["shared"].any())
+
+
+def _group(lengths: np.ndarray, shared: np.ndarray, capacity: int) -> np.ndarray:
+    """(trees + 1,) the first example of every tree, and at last the number of examples.
+
+    A tree goes on while examples share something with the one before, up to `capacity` tokens. No
+    example alone exceeds those.
+    """
+    first = np.flatnonzero(shared == 0)
+    bounds = np.append(first, len(lengths))
+    sizes = np.add.reduceat(lengths - shared, first)
+    too_large = sizes > capacity
+    cuts: list[int] = []
+    for start, end in zip(bounds[:-1][too_large], bounds[1:][too_large], strict=True):
+        size = 0
+        for example in range(start, end):
+            size += int(lengths[example] - shared[example])
+            if size > capacity:
+                cuts.append(example)
+                size = int(lengths[example])
+    return np.union1d(bounds, np.array(cuts, dtype=bounds.dtype))
