@@ -3,14 +3,13 @@
 Run: pytest tests/test_trainer_packing.py
 """
 
-import random
 from pathlib import Path
 
 import pytest
 import torch
 from reference_loop import reference_run
 from safetensors.torch import load_file
-from tiny_models import CONFIGS, SHAPE, VOCAB, assert_close, gradients, loaded, saved
+from tiny_models import CONFIGS, SHAPE, assert_close, gradients, loaded, odd_examples, saved
 from trainer_runs import (
     ROOT,
     conversations,
@@ -35,18 +34,6 @@ from pipeline.trainer.data.prefix_tree import PrefixTree, Segment
 from pipeline.trainer.objective import SupervisedObjective
 
 
-def _examples(seed: int) -> list[Example]:
-    """Lengths from 1 to 40 tokens; a document of one token carries no loss but must not leak."""
-    draw = random.Random(seed)
-    examples = [Example([draw.randrange(3, VOCAB)], [])]
-    for length in draw.sample(range(2, 41), 6):
-        first = draw.randint(0, length - 1)
-        spans = [Span(first, length, draw.choice([0.5, 1.0]))]
-        examples.append(Example([draw.randrange(3, VOCAB) for _ in range(length)], spans))
-    draw.shuffle(examples)
-    return examples
-
-
 def _alone(examples: list[Example]) -> list[PrefixTree]:
     return [PrefixTree.of([example]) for example in examples]
 
@@ -59,7 +46,7 @@ def test_packed_padded_and_alone_have_the_same_loss_and_gradients(
     directory = saved(CONFIGS[family], tmp_path)
     plain = loaded(directory)
     packing = loaded(directory, packing=True, flash_attn=flash_attn)
-    examples = _examples(seed=3)
+    examples = odd_examples(seed=3)
     loss, alone = gradients(plain, [collate([example], 0) for example in examples])
     padded_loss, padded = gradients(plain, [collate(examples, 0)])
     packed_loss, packed = gradients(packing, [collate_trees(_alone(examples), 0)])
@@ -72,7 +59,7 @@ def test_packed_padded_and_alone_have_the_same_loss_and_gradients(
 def test_without_boundaries_the_packed_loss_would_be_another(tmp_path: Path) -> None:
     """So the test above sees a leak."""
     model = loaded(saved(CONFIGS["qwen3"], tmp_path))
-    examples = _examples(seed=3)
+    examples = odd_examples(seed=3)
     loss, _ = gradients(model, [collate(examples, 0)])
     packed = collate_trees(_alone(examples), 0)
     packed.segments = None
@@ -127,7 +114,7 @@ def test_layers_that_carry_state_are_refused(tmp_path: Path) -> None:
 
 def test_attention_that_needs_more_than_a_mask_is_refused_with_a_way_out(tmp_path: Path) -> None:
     directory = saved(Gemma2Config(**SHAPE, sliding_window=5), tmp_path)
-    examples = _examples(seed=3)
+    examples = odd_examples(seed=3)
     objective = SupervisedObjective(loaded(directory, packing=True))
     with pytest.raises(TrainError, match=r"attention has softcap, .*flash_attn: disabled"):
         objective(**vars(collate_trees(_alone(examples), 0)))

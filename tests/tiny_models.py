@@ -1,5 +1,6 @@
 """Models of two layers with large random weights: a leak is not lost in rounding."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.model import load_model
 from pipeline.trainer.objective import SupervisedObjective
 
@@ -35,6 +37,18 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SHAPE),
     "mistral, window of 5 tokens": MistralConfig(**SHAPE, sliding_window=5),
 }
+
+
+def odd_examples(seed: int) -> list[Example]:
+    """Lengths from 1 to 40 tokens; a document of one token carries no loss but must not leak."""
+    draw = random.Random(seed)
+    examples = [Example([draw.randrange(3, VOCAB)], [])]
+    for length in draw.sample(range(2, 41), 6):
+        first = draw.randint(0, length - 1)
+        spans = [Span(first, length, draw.choice([0.5, 1.0]))]
+        examples.append(Example([draw.randrange(3, VOCAB) for _ in range(length)], spans))
+    draw.shuffle(examples)
+    return examples
 
 
 def saved(config: PretrainedConfig, directory: Path) -> Path:

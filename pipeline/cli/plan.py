@@ -22,7 +22,9 @@ def plan(
     ],
     world_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Ranks [default: visible accelerators, else 1]."),
+        typer.Option(
+            min=1, help="Ranks [default: visible accelerators, else sequence_parallel_size]."
+        ),
     ] = None,
     check: Annotated[
         bool,
@@ -39,6 +41,7 @@ def plan(
     from pipeline.trainer.args import load_train_args
     from pipeline.trainer.data.build import open_or_build
     from pipeline.trainer.data.plan_report import PlanQuality, report
+    from pipeline.trainer.parallel.groups import num_data_ranks
     from pipeline.trainer.planned_run import PlannedRun
     from pipeline.trainer.preview.check import check_tensors
 
@@ -46,12 +49,14 @@ def plan(
     with StopRequests() as stop, stop.interruptible():
         with show_progress("tokenise", "rows") as shown:
             store = open_or_build(args, shown).store
-        ranks = world_size or (0 if args.use_cpu else len(accelerators())) or 1
-        planned = PlannedRun.of(args, store, ranks)
-        found = report(planned.plan, planned.data)
+        context_size = args.sequence_parallel_size
+        ranks = world_size or (0 if args.use_cpu else len(accelerators())) or context_size
+        data_ranks = num_data_ranks(ranks, context_size)
+        planned = PlannedRun.of(args, store, data_ranks)
+        found = report(planned.plan, planned.data, context_size)
         if found["balance"] < _POOR_BALANCE and args.document_order == "random":
             grouped = args.model_copy(update={"group_by_length": True})
-            quality = PlanQuality.of(PlannedRun.of(grouped, store, ranks).plan)
+            quality = PlanQuality.of(PlannedRun.of(grouped, store, data_ranks).plan)
             found["balance_grouped_by_length"] = quality.to_record()["balance"]
         if check:
             with show_progress("check", "examples") as shown:
@@ -67,9 +72,12 @@ def plan(
 def _lines(found: dict[str, Any], args: "TrainArgs") -> list[str]:
     documents = "trees of examples" if args.share_prefixes else "examples"
     what = "packed sequences" if args.packs else documents
+    ranks = f"{found['world_size']} ranks"
+    if found["sequence_parallel_size"] > 1:
+        ranks += f" ({found['sequence_parallel_size']} to a sequence)"
     lines = [
         f"plan {found['plan']}: {found['steps']:,} steps of {found['global_batch']} {what} on "
-        f"{found['world_size']} ranks, {found['epochs']:.4g} epochs",
+        f"{ranks}, {found['epochs']:.4g} epochs",
         f"per epoch: {found['steps_per_epoch']:,} steps, {found['sequences']:,} {what}, "
         f"{found['documents']:,} {documents}; {found['held_out']:,} more are held out",
         f"data: {found['rows']:,} rows, {found['tokens']:,} tokens, {found['trained_tokens']:,} of "

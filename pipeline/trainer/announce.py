@@ -4,6 +4,7 @@ import logging
 
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.output_dir import Checkpoint
+from pipeline.trainer.parallel.context.context_parallel import ContextParallel
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
 from pipeline.trainer.planned_run import PlannedRun
@@ -15,6 +16,7 @@ def announce(
     planned: PlannedRun,
     strategy: Strategy,
     distributed: Distributed,
+    context: ContextParallel | None,
     checkpoint: Checkpoint | None,
 ) -> None:
     args, plan, data = planned.args, planned.plan, planned.data
@@ -96,6 +98,12 @@ def announce(
         plan.epoch_ends[0],
         plan.hash,
     )
+    if context is not None:
+        logger.info(
+            "each of these ranks is %d processes that share its sequences (%s)",
+            distributed.context_size,
+            context.mode,
+        )
     if checkpoint is not None:
         logger.info("continuing after step %d from %s", checkpoint.step, checkpoint.directory)
 

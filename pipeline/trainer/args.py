@@ -50,6 +50,11 @@ class TrainingKeys(
 
     foreign_keys: ClassVar[Mapping[str, str]] = dict.fromkeys(LLAMAFACTORY_KEYS, _OTHER_ENGINE)
 
+    @property
+    def concatenates(self) -> bool:
+        """A micro batch is one sequence without padding, not one per example."""
+        return self.packs or self.share_prefixes is True or self.sequence_parallel_size > 1
+
 
 NATIVE_KEYS: frozenset[str] = frozenset().union(
     *(vars(group).get("native_keys", ()) for group in TrainingKeys.__bases__)

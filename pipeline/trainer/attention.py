@@ -21,7 +21,8 @@ from pipeline.trainer.data.prefix_tree import Segment
 
 PER_DOCUMENT = "per_document"
 _KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-_BEYOND = ("softcap", "s_aux", "position_bias")
+BEYOND_MASKS = ("softcap", "s_aux", "position_bias")
+"""What models ask of attention that PyTorch's kernels cannot do."""
 
 
 def state_carriers(model: Any) -> str | None:
@@ -72,7 +73,7 @@ def attend_per_document(
         raise TrainError(
             f"attention {PER_DOCUMENT} takes packed batches only; set flash_attn: sdpa"
         )
-    asked = [name for name in _BEYOND if kwargs.get(name) is not None]
+    asked = [name for name in BEYOND_MASKS if kwargs.get(name) is not None]
     if asked:
         raise TrainError(
             f"packing: this model's attention has {', '.join(asked)}, which PyTorch's kernels "

@@ -1,13 +1,14 @@
 """The loss on documents that are not trained: of all of them, and of each dataset."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.example_trees import ExampleTrees
-from pipeline.trainer.data.load import load_micro_batch
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
@@ -30,9 +31,17 @@ class Evaluation:
 
 
 def evaluate(
-    args: TrainArgs, plan: Plan, data: ExampleTrees, strategy: Strategy, distributed: Distributed
+    args: TrainArgs,
+    plan: Plan,
+    data: ExampleTrees,
+    load: Callable[[list[int]], MicroBatch],
+    strategy: Strategy,
+    distributed: Distributed,
 ) -> Evaluation:
-    """Measure the model as it is; called by all ranks."""
+    """Measure the model as it is; called by all ranks.
+
+    `load` makes documents, by index, what this rank computes of their micro-batch.
+    """
     started = time.monotonic()
     groups = plan.held_out_by_dataset() if args.eval_on_each_dataset else {"": plan.held_out}
     sums: list[list[torch.Tensor]] = []  # on the device: the host waits for them once
@@ -42,8 +51,7 @@ def evaluate(
             for batch in plan.evaluation(
                 documents, distributed.data_rank, args.per_device_eval_batch_size
             ):
-                micro_batch = load_micro_batch(data, batch, concatenates=args.concatenates)
-                losses.append(strategy.losses(micro_batch.to(distributed.device)).total)
+                losses.append(strategy.losses(load(batch)).total)
             sums.append(losses)
     totals = distributed.all_reduce([sum(loss.item() for loss in losses) for losses in sums])
     weights = [sum(map(data.loss_weight, documents.tolist())) for documents in groups.values()]

@@ -38,6 +38,7 @@ from pipeline.trainer.output_dir import (
     clear_partial_checkpoints,
     find_resume,
 )
+from pipeline.trainer.parallel.context.context_parallel import ContextParallel
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy, make_strategy
 from pipeline.trainer.planned_run import PlannedRun
@@ -74,12 +75,17 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     output_dir = Path(args.output_dir)
     checkpoint = find_resume(output_dir, args.resume_from_checkpoint)
     store = _open_data(args)
-    distributed = Distributed(use_cpu=args.use_cpu, timeout_seconds=args.ddp_timeout)
+    distributed = Distributed(
+        use_cpu=args.use_cpu,
+        timeout_seconds=args.ddp_timeout,
+        context_size=args.sequence_parallel_size,
+    )
     planned = PlannedRun.of(args, store, distributed.num_data_ranks)
     args = planned.args
     check_same_sequence(checkpoint, store, planned.plan)
     check_same_weights(checkpoint, args)
     _prepare_output_dir(args, checkpoint, distributed)
+    context = ContextParallel.of(args, distributed)
     _seed(args, args.seed)  # new adapters are the same on all ranks, dropout is not
     strategy = make_strategy(args, distributed)
     _seed(args, args.seed + distributed.rank)
@@ -87,9 +93,9 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         check_same_strategy(checkpoint, strategy, distributed)
         strategy.load_state(checkpoint.directory)
         restore_random_state(checkpoint, distributed)
-    run = _Run(planned, strategy, distributed, checkpoint)
+    run = _Run(planned, strategy, distributed, context, checkpoint)
     if distributed.is_main:
-        announce(planned, strategy, distributed, checkpoint)
+        announce(planned, strategy, distributed, context, checkpoint)
     stop.training = True
     run.steps(stop)
     run.finish()
@@ -105,6 +111,7 @@ class _Run:
         planned: PlannedRun,
         strategy: Strategy,
         distributed: Distributed,
+        context: ContextParallel | None,
         checkpoint: Checkpoint | None,
     ) -> None:
         self._args = args = planned.args
@@ -112,6 +119,7 @@ class _Run:
         self._data = planned.data
         self._strategy = strategy
         self._distributed = distributed
+        self._context = context
         self._output_dir = Path(args.output_dir)
         self._step = checkpoint.step if checkpoint else 0
         self._saved_step = self._step if checkpoint else None
@@ -185,12 +193,21 @@ class _Run:
         return args.eval_strategy == "steps" and self._step % every == 0
 
     def _evaluate(self) -> None:
-        found = evaluate(self._args, self._plan, self._data, self._strategy, self._distributed)
+        found = evaluate(
+            self._args,
+            self._plan,
+            self._data,
+            self._micro_batch,
+            self._strategy,
+            self._distributed,
+        )
         if self._log is not None:
             self._log.record_evaluation(self._step, found)
 
     def _micro_batch(self, indices: list[int]) -> MicroBatch:
         batch = load_micro_batch(self._data, indices, concatenates=self._args.concatenates)
+        if self._context is not None:
+            batch = self._context.part(batch)
         return batch.to(self._distributed.device)
 
     def _is_save_step(self) -> bool:

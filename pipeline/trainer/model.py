@@ -17,6 +17,8 @@ from pipeline.trainer.rope import scale_rope
 
 logger = logging.getLogger(__name__)
 
+CONTEXT_PARALLEL = "context_parallel"
+"""The attention that `parallel/context` registers: each rank has a part of every sequence."""
 _ATTENTION = {
     "auto": "sdpa",
     "sdpa": "sdpa",
@@ -58,6 +60,8 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     implementation = _ATTENTION[args.flash_attn]
     if args.concatenates and args.flash_attn == "auto":
         implementation = packed_implementation(config)
+    if args.sequence_parallel_size > 1:
+        implementation = CONTEXT_PARALLEL
     try:
         model = AutoModelForCausalLM.from_pretrained(
             args.model_name_or_path,

@@ -86,12 +86,16 @@ def dataset_shares(plan: Plan) -> list[DatasetShare]:
     ]
 
 
-def report(plan: Plan, data: ExampleTrees) -> dict[str, Any]:
-    """The plan of these documents in numbers, as `sft plan --json` prints it."""
+def report(plan: Plan, data: ExampleTrees, context_size: int = 1) -> dict[str, Any]:
+    """The plan of these documents in numbers, as `sft plan --json` prints it.
+
+    `context_size` processes are each of the plan's ranks.
+    """
     counts = data.store.counts
     return {
         "plan": plan.hash,
-        "world_size": plan.world_size,
+        "world_size": plan.world_size * context_size,
+        "sequence_parallel_size": context_size,
         "global_batch": plan.global_batch_size,
         "steps": plan.total_steps,
         "epochs": plan.epoch_at(plan.total_steps),

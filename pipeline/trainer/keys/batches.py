@@ -65,10 +65,5 @@ class BatchKeys(StrictModel):
         return self.packing or self.neat_packing
 
     @property
-    def concatenates(self) -> bool:
-        """A micro batch is one sequence without padding, not one per example."""
-        return self.packs or self.share_prefixes is True
-
-    @property
     def document_order(self) -> Literal["random", "file", "length", "turns", "score"]:
         return "file" if self.disable_shuffling else self.curriculum

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from pipeline.errors import ConfigError
+from pipeline.trainer.parallel.groups import num_data_ranks
 
 _BACKENDS = {"cuda": "nccl", "npu": "hccl", "xpu": "xccl"}
 """The collectives of an accelerator; any other device talks through gloo, on the CPU."""
@@ -42,11 +42,7 @@ class Distributed:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.ranks_per_node = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         self.context_size = context_size
-        if self.world_size % context_size:
-            raise ConfigError(
-                f"{self.world_size} ranks cannot be split into groups of {context_size} that share "
-                "a sequence; change infrastructure.n_gpus_per_node"
-            )
+        self.num_data_ranks = num_data_ranks(self.world_size, context_size)
         kind = accelerator_kind(use_cpu=use_cpu)
         if kind == "cpu":
             self.device = torch.device("cpu")
@@ -70,10 +66,6 @@ class Distributed:
     def data_rank(self) -> int:
         """Which share of every global batch this rank works on; `cp` neighbours share theirs."""
         return self.rank // self.context_size
-
-    @property
-    def num_data_ranks(self) -> int:
-        return self.world_size // self.context_size
 
     @property
     def context_rank(self) -> int:

@@ -1,0 +1,65 @@
+"""Whether a model's attention can be split over ranks, and how. Imports no torch."""
+
+from typing import Any, Literal
+
+from pipeline.errors import TrainError
+
+Mode = Literal["ulysses", "zigzag-ring"]
+
+_WAY_OUT = "set training.sequence_parallel_size to 1"
+_LOCAL_ROPE = ("dynamic", "longrope")
+"""Rotary embeddings that depend on the largest position at hand, which differs between ranks."""
+
+
+def choose_mode(wanted: Literal["auto"] | Mode, num_ranks: int, config: Any) -> Mode:
+    """How `num_ranks` share a sequence. `auto`: Ulysses where the heads can be shared out.
+
+    Ulysses moves less, in fewer messages, and its kernels see whole documents; the ring works for
+    any number of ranks.
+
+    Raises: TrainError: the model cannot, or not in the wanted mode; names the reason and a way out.
+    """
+    text = config.get_text_config()
+    name = config.model_type
+    kinds = set(getattr(text, "layer_types", None) or ())
+    others = sorted(kinds - {"full_attention", "sliding_attention"})
+    if others:
+        raise TrainError(
+            f"sequence_parallel_size {num_ranks}: {name} has layers of kind {', '.join(others)}, "
+            f"which need the whole sequence on one rank; {_WAY_OUT}"
+        )
+    local = sorted({kind for kind in _rope_types(text) if kind in _LOCAL_ROPE})
+    if local:
+        raise TrainError(
+            f"sequence_parallel_size {num_ranks}: {name} has rotary embeddings of type "
+            f"{', '.join(local)}, which depend on the longest document at hand; {_WAY_OUT}, or "
+            "training.rope_scaling to yarn"
+        )
+    num_heads = text.num_attention_heads
+    has_window = "sliding_attention" in kinds or (not kinds and _window(text) is not None)
+    if num_heads % num_ranks == 0 and wanted != "zigzag-ring":
+        return "ulysses"
+    if wanted == "ulysses":
+        raise TrainError(
+            f"sequence_parallel_mode ulysses: {num_ranks} ranks cannot share the {num_heads} "
+            f"attention heads of {name}; set training.sequence_parallel_mode to zigzag-ring, or "
+            f"training.sequence_parallel_size to a divisor of {num_heads}"
+        )
+    if has_window:
+        raise TrainError(
+            f"sequence_parallel_mode zigzag-ring: {name} has a sliding window of {_window(text)} "
+            "tokens, which the ring does not know; set training.sequence_parallel_mode to ulysses "
+            f"and training.sequence_parallel_size to a divisor of its {num_heads} attention heads"
+        )
+    return "zigzag-ring"
+
+
+def _window(text: Any) -> int | None:
+    used = getattr(text, "use_sliding_window", True)
+    return getattr(text, "sliding_window", None) if used else None
+
+
+def _rope_types(text: Any) -> list[str]:
+    parameters = getattr(text, "rope_parameters", None) or {}
+    layers = [value for value in parameters.values() if isinstance(value, dict)]
+    return [layer.get("rope_type", "default") for layer in layers or [parameters]]
