@@ -630,6 +630,20 @@ def test_a_cutoff_beyond_the_positions_of_the_model_is_refused(config: Path):
     assert found.startswith("WARN  model: training.rope_scaling stretches nothing")
 
 
+def test_shared_sequences_are_checked_and_counted(config: Path):
+    shared = ("training.deepspeed=null", "training.sequence_parallel_size=2")
+    found = lines(config, *shared)
+    assert of("sequences", found) == ["OK    sequences: each is shared by 2 of 2 ranks (ulysses)"]
+    alone = lines(config, "infrastructure.n_gpus_per_node=1", "training.deepspeed=null")
+    assert of("tokens", found) == of("tokens", alone)
+    for overrides, message in (
+        (("infrastructure.n_gpus_per_node=3",), "3 ranks cannot be split into groups of 2"),
+        (("training.flash_attn=disabled",), "flash_attn: disabled: sequence_parallel_size 2 has"),
+    ):
+        [line] = [line for line in bad(config, *shared, *overrides) if line.startswith("FAIL")]
+        assert message in line
+
+
 def test_memory_that_does_not_suffice_is_found(config: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(training, "memory", lambda: Memory(2**31, 2**21))
     (found,) = bad(config)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from context_ranks import CASES, shared_batch
 from reference_loop import reference_run
 from safetensors.torch import load_file
@@ -31,7 +32,9 @@ from trainer_runs import (
     write_dataset,
 )
 from transformers import Llama4TextConfig, LlamaConfig, MistralConfig, Qwen3NextConfig
+from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.errors import ConfigError, TrainError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import IGNORE_INDEX, collate_trees
@@ -192,12 +195,23 @@ def test_heads_of_keys_are_copied_only_as_often_as_ranks_need() -> None:
     assert copies_of_kv_heads(12, 4, 6) == 3
 
 
+def _keys(num_ranks: int, mode: str = "auto", **changes: Any) -> TrainArgs:
+    here = Path()
+    shared = {"sequence_parallel_size": num_ranks, "sequence_parallel_mode": mode}
+    return train_args(here, here, here, **shared, **changes)
+
+
 def test_auto_is_ulysses_where_heads_can_be_shared_out() -> None:
     qwen3 = CONFIGS["qwen3"]
-    modes = [choose_mode("auto", num_ranks, qwen3) for num_ranks in (2, 3, 4, 8)]
+    modes = [choose_mode(_keys(num_ranks), qwen3) for num_ranks in (2, 3, 4, 8)]
     assert modes == ["ulysses", "zigzag-ring", "ulysses", "zigzag-ring"]
-    assert choose_mode("zigzag-ring", 2, qwen3) == "zigzag-ring"
-    assert choose_mode("auto", 2, CONFIGS["mistral, window of 5 tokens"]) == "ulysses"
+    assert choose_mode(_keys(2, "zigzag-ring"), qwen3) == "zigzag-ring"
+    assert choose_mode(_keys(2), CONFIGS["mistral, window of 5 tokens"]) == "ulysses"
+
+
+def test_other_attention_kernels_are_refused() -> None:
+    with pytest.raises(ConfigError, match="flash_attn: fa2: .* has attention of its own"):
+        choose_mode(_keys(2, flash_attn="fa2"), CONFIGS["qwen3"])
 
 
 _NEXT = Qwen3NextConfig(**SHAPE, layer_types=["linear_attention", "full_attention"])
@@ -218,7 +232,7 @@ def test_what_cannot_be_split_is_refused_with_a_way_out(
     mode: Any, num_ranks: int, config: Any, message: str
 ) -> None:
     with pytest.raises(TrainError, match=message):
-        choose_mode(mode, num_ranks, config)
+        choose_mode(_keys(num_ranks, mode), config)
 
 
 def test_groups_have_to_divide_the_ranks() -> None:
@@ -293,3 +307,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     shutil.rmtree(output_dir / "checkpoint-4")
     run(args.model_copy(update={"resume_from_checkpoint": "latest"}), ranks=ranks)
     assert (losses(output_dir), (output_dir / "model.safetensors").read_bytes()) == whole
+
+
+def test_the_plan_counts_groups_of_ranks(tiny_model: Path, tmp_path: Path) -> None:
+    """Few groups with much to do each are easier to balance than many ranks."""
+
+    def planned(world_size: int, **changes: Any) -> dict[str, Any]:
+        args = _args(tiny_model, tmp_path, **changes)
+        file = tmp_path / "train.yaml"
+        file.write_text(yaml.safe_dump(args.model_dump(mode="json")), "utf-8")
+        command = ["plan", str(file), "--world-size", str(world_size), "--json"]
+        done = CliRunner().invoke(cli.app, command)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    shared = planned(4, sequence_parallel_size=2, per_device_train_batch_size=2)
+    assert (shared["world_size"], shared["sequence_parallel_size"]) == (4, 2)
+    groups = planned(2, per_device_train_batch_size=2)
+    assert {key for key in shared if shared[key] != groups[key]} == {
+        "world_size",
+        "sequence_parallel_size",
+    }
+    each_alone = planned(4, per_device_train_batch_size=1)
+    assert each_alone["plan"] == shared["plan"]
+    assert each_alone["balance"] < shared["balance"]

@@ -138,14 +138,15 @@ def memory_need(
         gradients = low * (share if stage == 3 else count)
         optimizer = (4 + moments) * share
     on_host = (optimizer if offload_optimizer else 0) + (weights if offload_weights else 0)
-    tokens = longest * training.per_device_train_batch_size
+    tokens = longest * training.per_device_train_batch_size // training.sequence_parallel_size
     # One layer: attention and MLP inputs and outputs that autograd keeps.
     layer = tokens * low * (10 * size.hidden_size + 4 * size.intermediate_size)
     kept = layer * size.num_layers
     if not training.disable_gradient_checkpointing:
         kept = tokens * low * size.hidden_size * size.num_layers + layer
     # Logits in the model's precision, in fp32, and their gradient, only where a label is.
-    logits = longest_trained * training.per_device_train_batch_size * size.vocab_size * (low + 8)
+    labelled = min(longest_trained * training.per_device_train_batch_size, tokens)
+    logits = labelled * size.vocab_size * (low + 8)
     return MemoryNeed(
         int(weights), int(gradients), int(optimizer), int(kept + logits), int(on_host)
     )

@@ -12,6 +12,7 @@ from pipeline.launch.machine import memory
 from pipeline.preflight.memory import ModelSize, memory_need, model_size, readable_model
 from pipeline.preflight.model_files import missing_weights
 from pipeline.preflight.report import Check, Context
+from pipeline.preflight.sequences import check_shared_sequences
 from pipeline.preflight.source import Sample, sample_rows_of
 from pipeline.step2_train import nproc_per_node, visible_accelerators
 from pipeline.trainer.data.cutoff import cut_example
@@ -39,6 +40,7 @@ def check_model(context: Context) -> Iterator[Check]:
             f"{model.model_name_or_path}: {missing}",
             "download the model again, or check model.model_name_or_path",
         )
+    yield from check_shared_sequences(context)
     yield from _check_length(context, size)
 
 
@@ -191,7 +193,7 @@ def _check_steps(context: Context, sample: Sample, examples: list[Example]) -> C
     global_batch = (
         training.per_device_train_batch_size
         * training.gradient_accumulation_steps
-        * nproc_per_node(context.config)
+        * max(1, nproc_per_node(context.config) // training.sequence_parallel_size)
     )
     sequences, notes = count, ""
     if training.packs:

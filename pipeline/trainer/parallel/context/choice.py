@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from pipeline.errors import TrainError
+from pipeline.errors import ConfigError, TrainError
+from pipeline.trainer.args import TrainingKeys
 
 Mode = Literal["ulysses", "zigzag-ring"]
 
@@ -11,14 +12,22 @@ _LOCAL_ROPE = ("dynamic", "longrope")
 """Rotary embeddings that depend on the largest position at hand, which differs between ranks."""
 
 
-def choose_mode(wanted: Literal["auto"] | Mode, num_ranks: int, config: Any) -> Mode:
-    """How `num_ranks` share a sequence. `auto`: Ulysses where the heads can be shared out.
+def choose_mode(keys: TrainingKeys, config: Any) -> Mode:
+    """How `sequence_parallel_size` ranks share the sequences of a model with this config.
 
-    Ulysses moves less, in fewer messages, and its kernels see whole documents; the ring works for
-    any number of ranks.
+    `auto` is Ulysses where the heads can be shared out: it moves less, in fewer messages, and its
+    kernels see whole documents. The ring works for any number of ranks.
 
-    Raises: TrainError: the model cannot, or not in the wanted mode; names the reason and a way out.
+    Raises:
+        ConfigError: other attention kernels are asked for.
+        TrainError: the model cannot, or not in the wanted mode; names the reason and a way out.
     """
+    num_ranks, wanted = keys.sequence_parallel_size, keys.sequence_parallel_mode
+    if keys.flash_attn not in ("auto", "sdpa"):
+        raise ConfigError(
+            f"flash_attn: {keys.flash_attn}: sequence_parallel_size {num_ranks} has attention of "
+            "its own, on PyTorch's kernels; set training.flash_attn to auto"
+        )
     text = config.get_text_config()
     name = config.model_type
     kinds = set(getattr(text, "layer_types", None) or ())

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from transformers import AttentionInterface
 
-from pipeline.errors import ConfigError, TrainError
+from pipeline.errors import TrainError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import BEYOND_MASKS
 from pipeline.trainer.data.collate import MicroBatch
@@ -43,18 +43,11 @@ class ContextParallel:
     def of(cls, args: TrainArgs, distributed: Distributed) -> "ContextParallel | None":
         """None: every rank has micro-batches of its own.
 
-        Raises:
-            ConfigError: other attention kernels are asked for.
-            TrainError: the model's attention cannot be split so.
+        Raises: as `choose_mode`.
         """
         if distributed.context_size == 1:
             return None
-        if args.flash_attn not in ("auto", "sdpa"):
-            raise ConfigError(
-                f"flash_attn: {args.flash_attn}: sequence_parallel_size > 1 has attention of its "
-                "own, on PyTorch's kernels; set training.flash_attn to auto"
-            )
-        mode = choose_mode(args.sequence_parallel_mode, distributed.context_size, load_config(args))
+        mode = choose_mode(args, load_config(args))
         return cls(mode, distributed.data_mesh.get_group("cp"))
 
     def part(self, batch: MicroBatch) -> MicroBatch:
