@@ -253,8 +253,8 @@ def _zero(stage: int) -> str:
 
 
 _RUNS: dict[str, tuple[int, dict[str, Any]]] = {
-    "ddp, ulysses": (2, {"sequence_parallel_size": 2}),
-    "zero-3, ring, not packed": (
+    "ddp ulysses 2": (2, {"sequence_parallel_size": 2}),
+    "zero-3 ring 2, not packed": (
         2,
         {
             "sequence_parallel_size": 2,
@@ -263,11 +263,11 @@ _RUNS: dict[str, tuple[int, dict[str, Any]]] = {
             "neat_packing": False,
         },
     ),
-    "zero-3, ulysses, two groups": (4, {"sequence_parallel_size": 2, "deepspeed": _zero(3)}),
-    "zero-2, ring of three": (3, {"sequence_parallel_size": 3, "deepspeed": _zero(2)}),
-    "ddp, ulysses of four": (4, {"sequence_parallel_size": 4}),
+    "zero-3 ulysses 2, two groups": (4, {"sequence_parallel_size": 2, "deepspeed": _zero(3)}),
+    "zero-2 ring 3": (3, {"sequence_parallel_size": 3, "deepspeed": _zero(2)}),
+    "ddp ulysses 4": (4, {"sequence_parallel_size": 4}),
 }
-_DEFAULT = ("ddp, ulysses", "zero-3, ring, not packed")
+_DEFAULT = ("ddp ulysses 2", "zero-3 ring 2, not packed")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,8 @@ def test_equivalence_of_shared_sequences_to_the_reference_loop(
     args = _args(tiny_model, tmp_path, per_device_train_batch_size=2 // groups, **changes)
     output = run(args, ranks=ranks)
     mode = "zigzag-ring" if "ring" in name else "ulysses"
-    assert f"is {ranks // groups} processes that share its sequences ({mode})" in output
+    assert f"groups of {ranks // groups} ranks share their sequences ({mode})" in output
+    assert f"= {2 // groups} per group x 2 accumulation x {groups} groups; 4 steps" in output
     plan, data = plan_of(args, groups)
     batches = [examples_of(data, plan.global_batch(step)) for step in range(1, 5)]
     expected, weights = reference_run(args, batches)
@@ -295,7 +296,7 @@ def test_equivalence_of_shared_sequences_to_the_reference_loop(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddp, ulysses", "zero-3, ring, not packed"])
+@pytest.mark.parametrize("name", ["ddp ulysses 2", "zero-3 ring 2, not packed"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     tiny_model: Path, tmp_path: Path, name: str
 ) -> None:

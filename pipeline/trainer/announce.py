@@ -86,24 +86,26 @@ def announce(
         )
     if len(plan.held_out):
         logger.info("held out for evaluation: %s %s", f"{len(plan.held_out):,}", documents)
+    group = "rank"
+    if context is not None:
+        group = "group"
+        logger.info(
+            "groups of %d ranks share their sequences (%s)", distributed.context_size, context.mode
+        )
     logger.info(
-        "global batch %d %s = %d per rank x %d accumulation x %d ranks; %d steps of %d per epoch; "
+        "global batch %d %s = %d per %s x %d accumulation x %d %ss; %d steps of %d per epoch; "
         "plan %s",
         plan.global_batch_size,
         what,
         plan.micro_batch_size,
+        group,
         plan.accumulation_steps,
         plan.world_size,
+        group,
         plan.total_steps,
         plan.epoch_ends[0],
         plan.hash,
     )
-    if context is not None:
-        logger.info(
-            "each of these ranks is %d processes that share its sequences (%s)",
-            distributed.context_size,
-            context.mode,
-        )
     if checkpoint is not None:
         logger.info("continuing after step %d from %s", checkpoint.step, checkpoint.directory)
 
