@@ -43,6 +43,7 @@ DOCUMENTS_FILE = "documents.npy"
 REJECTED_FILE = "rejected.jsonl"
 _CODE = ("dataset.py", "compaction.py", "renderers.py", "rendering.py", "render.py")
 _CODE += ("example.py", "chat_template.py", "compiled_template.py", "loop_memo.py")
+_CODE += ("scan_memo.py", "template_values.py")
 _CODE += ("template_loops.py", "template_scans.py", "template_syntax.py")
 _CODE += ("templates/named.py", "templates/renderer.py", "templates/tool_formats.py")
 _CODE += ("tokenize.py", "shard.py", "../../sharegpt.py")
