@@ -3,8 +3,10 @@
 Run: pytest tests/test_trainer_chat_template.py
 """
 
+import contextlib
 import copy
 import threading
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -92,6 +94,22 @@ def test_a_template_cannot_take_the_machine(
     with pytest.raises(DataError, match=message):
         Renderer(tokenizer_for(family(template))).examples([said("user", "q"), assistant("a")], [])
     assert len(bytearray(3 << 30)) == 3 << 30, "the limit outlives the template"
+
+
+def test_the_limits_are_set_once_and_the_time_is_for_each_rendering(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A long conversation is rendered many times, and none of them may be what stops it."""
+    happened: list[str] = []
+
+    @contextlib.contextmanager
+    def limits() -> Iterator[Any]:
+        happened.append("limits")
+        yield lambda: happened.append("clock")
+
+    monkeypatch.setattr(chat_template, "limited", limits)
+    render("chatml", TWO_QUERIES)
+    assert happened == ["limits", *["clock"] * 6]
 
 
 def test_a_template_renders_in_other_threads_too() -> None:

@@ -9,7 +9,7 @@ comes with a model: it runs in Jinja's sandbox with limits on time and memory.
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,27 +74,28 @@ class ChatTemplate:
         """For conversations with and without tools."""
         self._plain: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         """Messages of this conversation by their ids, and without their reasoning."""
-        self._is_limited = False
+        self._restart_clock: Callable[[], None] | None = None
+        """Within limits that hold already."""
 
     @contextlib.contextmanager
     def conversation(self) -> Iterator[None]:
         """Everything that is rendered meanwhile belongs to one conversation.
 
-        Its messages must not change, and the limits hold for all of it.
+        Its messages must not change. The limits are set once for all of it, which takes less time;
+        each rendering has all of the time for itself.
 
-        Raises: DataError: it took too long.
+        Raises: DataError: one took too long.
         """
         self._plain = {}
         for template in self._compiled.values():
             template.begin()
         try:
-            with limited():
-                self._is_limited = True
+            with limited() as self._restart_clock:
                 yield
         except TimeLimitError as error:
             raise DataError(f"the chat template refuses this conversation: {error}") from error
         finally:
-            self._is_limited = False
+            self._restart_clock = None
 
     def turn(self, messages: Messages, tools: Tools, index: int) -> Turn:
         """The turn of assistant message `index`.
@@ -159,8 +160,11 @@ class ChatTemplate:
     ) -> str:
         render = self._render_compiled if self._is_compiled and messages else self._render_plain
         try:
-            with contextlib.nullcontext() if self._is_limited else limited():
-                return render(messages, tools, add_generation_prompt)
+            if self._restart_clock is None:
+                with limited():
+                    return render(messages, tools, add_generation_prompt)
+            self._restart_clock()
+            return render(messages, tools, add_generation_prompt)
         except MemoryError as error:
             raise DataError("the chat template needs too much memory") from error
         except Exception as error:  # jinja2, the template's own raise_exception, the time limit

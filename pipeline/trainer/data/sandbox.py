@@ -8,7 +8,7 @@ import contextlib
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 MAX_SECONDS = 30.0
@@ -21,31 +21,37 @@ class TimeLimitError(Exception):
 
 
 @contextlib.contextmanager
-def limited(max_seconds: float = MAX_SECONDS, max_bytes: int = MAX_BYTES) -> Iterator[None]:
+def limited(
+    max_seconds: float = MAX_SECONDS, max_bytes: int = MAX_BYTES
+) -> Iterator[Callable[[], None]]:
     """Run the body for at most `max_seconds`, allocating at most `max_bytes` more memory.
 
     Limits hold for the whole process meanwhile: nothing else should run in it. The time is
     limited in the main thread only, which is where signals are delivered.
 
+    Yields: starts the time anew, for a body that runs such code many times.
     Raises: TimeLimitError, MemoryError: a limit was reached.
     """
-    with _memory_limit(max_bytes), _time_limit(max_seconds):
-        yield
+    with _memory_limit(max_bytes), _time_limit(max_seconds) as restart:
+        yield restart
 
 
 @contextlib.contextmanager
-def _time_limit(max_seconds: float) -> Iterator[None]:
+def _time_limit(max_seconds: float) -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
 
     def stop(signum: int, frame: object) -> None:
         raise TimeLimitError(f"it ran for more than {max_seconds:g} s")
 
+    def restart() -> None:
+        signal.setitimer(signal.ITIMER_REAL, max_seconds)
+
     handler = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max_seconds)
+    restart()
     try:
-        yield
+        yield restart
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
