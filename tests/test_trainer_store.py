@@ -272,8 +272,19 @@ def _rest(turn: dict[str, Any]) -> dict[str, Any]:
             {"demo": {"file_name": "gone.json", "formatting": "sharegpt"}},
             "gone.json: the data file of dataset 'demo' does not exist",
         ),
+        (
+            {"demo": {"file_name": "d.json", "formatting": "sharegpt", "num_samples": 9}},
+            "demo: num_samples: LLaMA-Factory draws that many rows without a seed; remove it and",
+        ),
+        (
+            {"demo": {"file_name": "d.json", "formatting": "sharegpt", "ranking": True}},
+            "demo: ranking: preference data has no use in supervised fine-tuning",
+        ),
     ],
-    ids=["missing", "broken", "list", "unknown", "alpaca", "no source", "no file"],
+    ids=[
+        *("missing", "broken", "list", "unknown", "alpaca", "no source", "no file"),
+        *("number", "ranking"),
+    ],
 )
 def test_a_dataset_that_cannot_be_found_says_why(tmp_path: Path, info: Any, message: str) -> None:
     if info is not None:

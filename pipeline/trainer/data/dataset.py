@@ -24,6 +24,11 @@ _ROLES = {  # tag -> its default value; the canonical name of the role in ShareG
     "function_tag": "function_call",
     "system_tag": "system",
 }
+_REFUSED = {  # keys of an entry that would change what is trained, and what to do instead
+    "num_samples": "LLaMA-Factory draws that many rows without a seed; remove it and write "
+    "training.max_samples, or take a sample into a file of its own",
+    "ranking": "preference data has no use in supervised fine-tuning; name another dataset",
+}
 _PLAIN_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
@@ -142,6 +147,9 @@ def find_datasets(dataset_dir: Path, names: str) -> list[Dataset]:
             raise DataError(
                 f"{info_file}: {name}: formatting must be sharegpt for the native engine"
             )
+        refused = next((key for key in _REFUSED if entry.get(key)), None)
+        if refused is not None:
+            raise DataError(f"{info_file}: {name}: {refused}: {_REFUSED[refused]}")
         if dataset.file is not None and not dataset.file.is_file():
             raise DataError(f"{dataset.file}: the data file of dataset {name!r} does not exist")
         datasets.append(dataset)
