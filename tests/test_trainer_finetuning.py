@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from reference_loop import reference_run
 from safetensors.torch import load_file
 from trainer_runs import ROOT, conversations, losses, plan_of, run, train_args, write_dataset
@@ -210,6 +210,27 @@ def test_loraplus_trains_b_faster(tuning: _Tuning) -> None:
         for p in group["params"]
     }
     assert rates == pytest.approx({"lora_A": 1e-3, "lora_B": 16e-3})
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_a_converted_pissa_adapter_fits_the_original_weights(
+    tuning: _Tuning, use_rslora: bool
+) -> None:
+    keys = {**_LORA, "pissa_init": True, "use_rslora": use_rslora}
+    args = tuning.args("run", **keys, pissa_convert=True, max_steps=3)
+    train(args, StopRequest())
+    output_dir = Path(args.output_dir)
+    torch.manual_seed(args.seed)
+    trained = load_model(args, torch.float32)  # with what PiSSA leaves of the weights
+    weights = load_file(output_dir / "adapter_model.safetensors")
+    set_peft_model_state_dict(
+        trained, {name.removeprefix("base_model.model."): w for name, w in weights.items()}
+    )
+    base = AutoModelForCausalLM.from_pretrained(tuning.model, dtype=torch.float32)
+    before = _logits(base)
+    converted = PeftModel.from_pretrained(base, output_dir / "pissa_converted")
+    torch.testing.assert_close(_logits(converted), _logits(trained), rtol=0, atol=1e-5)
+    assert (_logits(converted) - before).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(

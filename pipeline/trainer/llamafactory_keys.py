@@ -49,7 +49,7 @@ LLAMAFACTORY_KEYS = frozenset(
     neftune_noise_alpha new_special_tokens_config no_cuda num_beams offload_folder
     oft_block_size oft_rank oft_target om_hub_token optim_args optim_target_modules
     parallelism_config past_index per_gpu_eval_batch_size
-    per_gpu_train_batch_size pissa_convert ppo_buffer_size ppo_epochs
+    per_gpu_train_batch_size ppo_buffer_size ppo_epochs
     ppo_score_norm ppo_target ppo_whiten_rewards predict_with_generate prediction_loss_only
     pref_bco_weight pref_beta pref_ftx pref_loss preprocessing_batch_size
     print_param_status profile_modules profiler_active_steps profiler_output_dir

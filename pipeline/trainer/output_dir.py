@@ -42,6 +42,7 @@ _OURS = (
     "*.safetensors.index.json",
     "adapter_config.json",
     "merged_adapters.json",
+    "pissa_converted",
     "config.json",
     "generation_config.json",
     "tokenizer*",

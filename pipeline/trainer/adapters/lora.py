@@ -5,6 +5,7 @@ So nothing else of the trainer knows of adapters. What is saved is peft's own fo
 
 adapter_config.json   the `LoraConfig`
 adapter_model.safetensors   base_model.model.<module>.lora_A.weight (rank, in), .lora_B.weight ...
+pissa_converted/      with pissa_convert: the same as an adapter for the original weights
 merged_adapters.json   only if other adapters were merged into the model before: which, in order
 """
 
@@ -21,12 +22,14 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from pipeline.errors import TrainError
 from pipeline.files import write_json
+from pipeline.trainer.adapters.pissa import convert_pissa, converted_config
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.keys.finetuning import split_names
 
 ADAPTER = "default"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PISSA_CONVERTED = "pissa_converted"
 MERGED_ADAPTERS = "merged_adapters.json"
 _PREFIX = "base_model.model."
 _SEVERAL = "several adapters, or a new one over others, are merged into the model, and "
@@ -50,7 +53,9 @@ def attach_lora(model: PreTrainedModel, args: TrainArgs) -> None:
     config = peft_config(model)
     config.base_model_name_or_path = args.model_name_or_path
     config.revision = args.model_revision
-    config.merged_adapters = merged  # no field of peft's: it is not written with the others
+    # No fields of peft's, so they are not written with the others.
+    config.merged_adapters = merged
+    config.initial = _initial_matrices(model) if args.pissa_convert else None
 
 
 def peft_config(model: PreTrainedModel) -> Any:
@@ -93,18 +98,31 @@ def merge_adapter(model: PreTrainedModel, adapter: str) -> None:
 
 def save_adapter(model: PreTrainedModel, state: dict[str, torch.Tensor], directory: Path) -> None:
     """Write the adapter as peft does. `state`: the trained weights by their names in the model."""
+    weights, config = _weights(model, state), peft_config(model)
+    _write(weights, config, directory)
+    if config.initial is not None:
+        (directory / PISSA_CONVERTED).mkdir(exist_ok=True)
+        converted = convert_pissa(weights, config.initial)
+        _write(converted, converted_config(config), directory / PISSA_CONVERTED)
+
+
+def _weights(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The adapter under peft's names for files."""
     from peft import get_peft_model_state_dict
 
     # Embeddings that are no target are the base model's, and asking about them needs the network.
-    weights = get_peft_model_state_dict(
+    return get_peft_model_state_dict(
         model, state_dict=state, adapter_name=ADAPTER, save_embedding_layers=False
     )
+
+
+def _write(weights: dict[str, torch.Tensor], config: Any, directory: Path) -> None:
     # Copies: tied weights share memory, which the format does not allow.
     tensors = {_PREFIX + name: value.cpu().contiguous().clone() for name, value in weights.items()}
     save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    config = copy.deepcopy(peft_config(model))
-    config.inference_mode = True
-    config.save_pretrained(str(directory))
+    written = copy.copy(config)
+    written.inference_mode = True
+    written.save_pretrained(str(directory))
     if config.merged_adapters:
         write_json(directory / MERGED_ADAPTERS, config.merged_adapters)
 
@@ -148,6 +166,11 @@ def _initialisation(args: TrainArgs) -> Any:
     if not args.pissa_init:
         return True
     return "pissa" if args.pissa_iter == -1 else f"pissa_niter_{args.pissa_iter}"
+
+
+def _initial_matrices(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    weights = _weights(model, dict(model.named_parameters()))
+    return {name: value.detach().clone() for name, value in weights.items() if "lora_" in name}
 
 
 def _linear_modules(model: PreTrainedModel) -> list[str]:

@@ -29,6 +29,8 @@ class LoraKeys(StrictModel):
     """Start from the largest singular values of the weights instead of from zero (PiSSA)."""
     pissa_iter: int = Field(default=16, ge=-1)
     """Iterations of the fast decomposition for PiSSA. -1: the exact one, slow."""
+    pissa_convert: bool = False
+    """Write `pissa_converted` too: the adapter for the weights as they were before PiSSA."""
     loraplus_lr_ratio: Annotated[float, Field(gt=0)] | None = None
     """Learning rate of the B matrices, as a multiple of that of the A matrices (LoRA+). null: the
     same."""
@@ -53,6 +55,15 @@ class LoraKeys(StrictModel):
     def _has_an_adapter(cls, value: Any, info: ValidationInfo) -> Any:
         if value and info.data.get("finetuning_type") in ("full", "freeze"):
             raise ValueError("needs an adapter: set finetuning_type: lora, or remove it")
+        return value
+
+    @field_validator("pissa_convert")
+    @classmethod
+    def _something_to_convert(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not info.data.get("pissa_init"):
+            raise ValueError("needs pissa_init: true; set it, or remove this")
+        if value and info.data.get("use_dora"):
+            raise ValueError("contradicts use_dora, whose magnitudes belong to what PiSSA left")
         return value
 
     @field_validator("pissa_iter")
