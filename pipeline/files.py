@@ -72,7 +72,12 @@ def _keep_mode_and_owner(existing: Path, replacement: Path) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Make a rename inside `directory` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    sync_file(directory)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -88,8 +88,13 @@ TARGETS = {
 }
 
 
+MODEL = "model"
+"""The one target that is no format of data: a directory with a trained model."""
+
+
 def find_target(name: str) -> Target:
     """Raises: ConfigError: no such target."""
     if name not in TARGETS:
-        raise ConfigError(f"--to: no such target (got {name!r}); one of {', '.join(TARGETS)}")
+        names = ", ".join([*TARGETS, MODEL])
+        raise ConfigError(f"--to: no such target (got {name!r}); one of {names}")
     return TARGETS[name]

@@ -5,7 +5,6 @@ written last, and the rename to `checkpoint-<step>` makes it visible.
 """
 
 import logging
-import os
 import random
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.files import sync_directory, write_json
+from pipeline.files import sync_directory, sync_file, write_json
 from pipeline.trainer.output_dir import (
     MANIFEST,
     Checkpoint,
@@ -58,7 +57,7 @@ def save_checkpoint(
         write_extras(partial)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         for file in files:
-            _sync(file)
+            sync_file(file)
         if not only_model:
             sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
             write_json(partial / MANIFEST, {**manifest, "step": step, "files": sizes})
@@ -101,11 +100,3 @@ def _rotate(output_dir: Path, limit: int | None) -> None:
     for directory in checkpoint_directories(output_dir)[:-limit]:
         logger.info("removing %s (save_total_limit %d)", directory, limit)
         shutil.rmtree(directory)
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

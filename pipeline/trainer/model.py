@@ -93,7 +93,17 @@ def save_model(
     if has_adapter(model):
         save_adapter(model, state, directory)
         return
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    save_whole_model(model, state, directory, torch.bfloat16 if bf16 else torch.float32)
+
+
+def save_whole_model(
+    model: PreTrainedModel,
+    state: dict[str, torch.Tensor],
+    directory: Path,
+    dtype: torch.dtype,
+    max_shard_size: str = "50GB",
+) -> None:
+    """Write `config.json`, `generation_config.json` and safetensors of `state` in `dtype`."""
     converted: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
 
     def convert(tensor: torch.Tensor) -> torch.Tensor:
@@ -102,7 +112,9 @@ def save_model(
         return converted.setdefault(tensor.data_ptr(), tensor.to(dtype))
 
     model.save_pretrained(
-        directory, state_dict={name: convert(tensor) for name, tensor in state.items()}
+        directory,
+        state_dict={name: convert(tensor) for name, tensor in state.items()},
+        max_shard_size=max_shard_size,
     )
     # save_pretrained notes the dtype of the live model, which may be that of fp32 master weights.
     config = copy.deepcopy(model.config)
