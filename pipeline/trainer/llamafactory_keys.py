@@ -45,7 +45,7 @@ LLAMAFACTORY_KEYS = frozenset(
     logging_nan_inf_filter logging_strategy
     low_cpu_mem_usage
     master_addr master_port max_length max_new_tokens media_dir metric_for_best_model
-    mixture_of_depths module_dropout moe_aux_loss_coef ms_hub_token
+    mixture_of_depths module_dropout ms_hub_token
     neftune_noise_alpha new_special_tokens_config no_cuda num_beams offload_folder
     oft_block_size oft_rank oft_target om_hub_token optim_args optim_target_modules
     parallelism_config past_index per_gpu_eval_batch_size

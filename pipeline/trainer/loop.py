@@ -144,13 +144,16 @@ class _Run:
         batch = self._plan.global_batch(step)
         total_weight = sum(self._data.loss_weight(index) for index in batch)
         losses: list[torch.Tensor] = []  # on the device: the host waits for them once per step
+        loads: list[torch.Tensor] = []
         micro_batches = self._plan.micro_batches(step, self._distributed.data_rank)
         for number, indices in enumerate(micro_batches):
             micro_batch = self._micro_batch(indices)
-            loss = self._strategy.losses(micro_batch).total
+            loss, _, load = self._strategy.losses(micro_batch)
             is_last = number == len(micro_batches) - 1
             self._strategy.backward(loss / total_weight, is_last=is_last)
             losses.append(loss.detach())
+            if load is not None:
+                loads.append(load)
         loss_all, stopping = self._distributed.all_reduce(
             [
                 sum(loss.item() for loss in losses) / total_weight,
@@ -159,6 +162,7 @@ class _Run:
         )
         if not math.isfinite(loss_all):
             raise self._diverged(f"step {step}: the loss is {loss_all}; no update was made", batch)
+        load = self._expert_load(step, loads)
         learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
         grad_norm = self._strategy.step(learning_rate)
         if not math.isfinite(grad_norm):
@@ -171,8 +175,16 @@ class _Run:
                 grad_norm=grad_norm,
                 lr=learning_rate,
                 tokens=sum(self._data.num_tokens(index) for index in batch),
+                expert_load=load,
             )
         return stopping > 0
+
+    def _expert_load(self, step: int, loads: list[torch.Tensor]) -> list[list[float]] | None:
+        """Tokens per layer and expert of this step, over all ranks, if it is one that is logged."""
+        is_logged = step % self._args.logging_steps == 0 or step == self._plan.total_steps
+        if not loads or not is_logged:
+            return None
+        return self._distributed.all_reduce(torch.stack(loads).sum(dim=0)).tolist()
 
     def _diverged(self, what: str, batch: list[int]) -> TrainError:
         rows = ", ".join(str(self._data.row(index)) for index in batch[:16])

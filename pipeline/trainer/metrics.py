@@ -42,8 +42,18 @@ class RunLog:
         self._cut_log_to(self._step)
         self._trackers = Deliveries(args)
 
-    def record(self, step: int, *, loss: float, grad_norm: float, lr: float, tokens: int) -> None:
-        """One optimizer step. `tokens` is what the global batch held, padding not counted."""
+    def record(
+        self,
+        step: int,
+        *,
+        loss: float,
+        grad_norm: float,
+        lr: float,
+        tokens: int,
+        expert_load: list[list[float]] | None = None,
+    ) -> None:
+        """One optimizer step. `tokens` is what the global batch held, padding not counted;
+        `expert_load` how many of them chose each expert of each layer."""
         self._step = step
         self._loss_sum += loss
         self._tokens += tokens
@@ -63,6 +73,7 @@ class RunLog:
             "total_tokens": self._tokens,
             "tokens_per_second": round(rate, 2),
             "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+            **(_balance_of(expert_load) if expert_load else {}),
         }
         self._append(line)
         self._history.append(
@@ -211,6 +222,17 @@ class RunLog:
             return
         lines = self._file.read_text("utf-8").splitlines(keepends=True)
         write_text(self._file, "".join(line for line in lines if _is_step_until(line, step)))
+
+
+def _balance_of(expert_load: list[list[float]]) -> dict[str, Any]:
+    """Each expert's share of the tokens, over all layers, and how uneven the worst layer is.
+
+    `expert_load_max` is the load of its busiest expert, as a multiple of the mean.
+    """
+    total = sum(map(sum, expert_load))
+    shares = [round(sum(loads) / total, 5) for loads in zip(*expert_load, strict=True)]
+    worst = max(len(loads) * max(loads) / sum(loads) for loads in expert_load)
+    return {"expert_load": shares, "expert_load_max": round(worst, 4)}
 
 
 def _is_step_until(line: str, step: int) -> bool:

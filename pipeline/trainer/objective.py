@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.trainer.attention import branch_masks
 from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.experts import Routers, expert_load
 from pipeline.trainer.lm_head import LossHead, install_loss_head
 from pipeline.trainer.loss import token_losses
 
@@ -22,26 +23,40 @@ class Losses(NamedTuple):
     """Scalar, fp32: the sum of weight x negative log likelihood; gradients flow from here."""
     tokens: torch.Tensor
     """(B, K), fp32, without gradient: negative log likelihoods, 0 where there is no label."""
+    expert_load: torch.Tensor | None = None
+    """(layers, experts): how many tokens chose each expert; None for a dense model."""
 
 
 class SupervisedObjective(nn.Module):
-    """Any causal LM of transformers with its weighted next-token loss."""
+    """Any causal LM of transformers with its weighted next-token loss.
 
-    def __init__(self, model: nn.Module) -> None:
+    In training, a mixture of experts adds its balance loss (`moe_aux_loss_coef`).
+    """
+
+    def __init__(self, model: nn.Module, moe_aux_loss_coef: float | None = None) -> None:
         super().__init__()
         self.model = model
         install_loss_head(_causal_lm(model))
+        self._routers = Routers(model, moe_aux_loss_coef)
 
     def forward(self, **fields: Any) -> Losses:
         """`fields`: those of a `MicroBatch`; wrappers look for tensors among them."""
         batch = MicroBatch(**fields)
+        with self._routers.watched() as seen:
+            total, losses = self._token_losses(batch)
+        balance = self._routers.balance_loss(seen, batch) if self.training else None
+        if balance is not None:
+            total = total + balance
+        return Losses(total, losses, expert_load(seen, batch))
+
+    def _token_losses(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns: the weighted sum, and (B, K) without gradient."""
         # Asked every time: a strategy may put another module in its place.
         head = _causal_lm(self.model).get_output_embeddings()
         if isinstance(head, LossHead):
-            total, losses = head(self._states(batch), batch.labels, batch.weights)
-            return Losses(total, losses)
+            return head(self._states(batch), batch.labels, batch.weights)
         losses = token_losses(self._logits(batch), batch.labels)
-        return Losses((losses * batch.weights).sum(), losses.detach())
+        return (losses * batch.weights).sum(), losses.detach()
 
     def _states(self, batch: MicroBatch) -> torch.Tensor:
         """(B, K, H): the last hidden states at the labelled positions."""

@@ -18,7 +18,7 @@ def with_sharing(args: TrainArgs, store: TokenStore, model: PreTrainedModel) -> 
 
     Raises: ConfigError: it is true, and the model does not allow it.
     """
-    obstacle = _obstacle(args.flash_attn, model)
+    obstacle = _obstacle(args, model)
     if args.share_prefixes and obstacle:
         raise ConfigError(f"share_prefixes: {obstacle}; set training.share_prefixes to false")
     shares = args.share_prefixes
@@ -27,8 +27,11 @@ def with_sharing(args: TrainArgs, store: TokenStore, model: PreTrainedModel) -> 
     return args.model_copy(update={"share_prefixes": shares})
 
 
-def _obstacle(flash_attn: str, model: Any) -> str | None:
-    """Why this model cannot attend along branches; None: it can."""
+def _obstacle(args: TrainArgs, model: Any) -> str | None:
+    """Why this model cannot be trained along branches; None: it can."""
+    if args.moe_aux_loss_coef:
+        return "moe_aux_loss_coef balances the experts of every example for itself"
+    flash_attn = args.flash_attn
     carriers = state_carriers(model)
     if carriers:
         return f"{carriers} of this model carry one branch's state into the next one"

@@ -22,6 +22,9 @@ class FinetuningKeys(StrictModel):
     freeze_extra_modules: OptionalText = None
     """finetuning_type freeze: modules outside the layers that are trained too, such as `lm_head`.
     """
+    moe_aux_loss_coef: Annotated[float, Field(ge=0)] | None = None
+    """Mixtures of experts: how much a loss counts that spreads the tokens over the experts. It is
+    computed for every document. null: not at all."""
 
 
 def split_names(names: str | None) -> list[str]:

@@ -31,7 +31,7 @@ class DataParallel:
         torch.nn.Module.to(self._model, distributed.device)
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._optimizer = make_optimizer(self._model, args)
-        self._wrapped: torch.nn.Module = SupervisedObjective(self._model)
+        self._wrapped: torch.nn.Module = SupervisedObjective(self._model, args.moe_aux_loss_coef)
         self.name = "single process"
         if distributed.world_size > 1:
             device_ids = None if distributed.device.type == "cpu" else [distributed.local_rank]

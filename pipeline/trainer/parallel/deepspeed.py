@@ -52,7 +52,7 @@ class DeepSpeed:
         self._model = load_model(args, torch.bfloat16 if low_precision else torch.float32)
         self.num_parameters = sum(map(num_elements, self._model.parameters()))
         self._engine: Any = deepspeed.initialize(
-            model=SupervisedObjective(self._model),
+            model=SupervisedObjective(self._model, args.moe_aux_loss_coef),
             optimizer=self._optimizer(config),
             config=config,
         )[0]

@@ -28,6 +28,11 @@ def choose_mode(keys: TrainingKeys, config: Any) -> Mode:
             f"flash_attn: {keys.flash_attn}: sequence_parallel_size {num_ranks} has attention of "
             "its own, on PyTorch's kernels; set training.flash_attn to auto"
         )
+    if keys.moe_aux_loss_coef:
+        raise ConfigError(
+            "moe_aux_loss_coef: the balance of a document needs all of its tokens on one rank; "
+            f"remove it, or {_WAY_OUT}"
+        )
     text = config.get_text_config()
     name = config.model_type
     kinds = set(getattr(text, "layer_types", None) or ())
