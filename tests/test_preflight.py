@@ -5,6 +5,7 @@ Run: pytest tests/test_preflight.py
 
 import getpass
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -208,6 +209,26 @@ def test_no_free_port_is_found(config: Path, monkeypatch: pytest.MonkeyPatch):
     assert of("environment", bad(config)) == [
         "FAIL  environment: no free TCP port on 127.0.0.1 for torchrun's rendezvous (Address "
         "already in use); end programs that hold ports, or allow this user to open one"
+    ]
+
+
+def test_quantisation_needs_bitsandbytes_and_weights_that_nobody_converts(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("training.finetuning_type=lora", "training.quantization_bit=4")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    [line] = [line for line in bad(config, *asked) if "quantization_bit" in line]
+    assert line == (
+        "FAIL  environment: training.quantization_bit: 4: needs bitsandbytes, which is not "
+        "installed; pip install bitsandbytes, or remove the key"
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    [line] = [line for line in bad(config, *asked) if "quantization_bit" in line]
+    assert line.endswith("has little to partition; set training.deepspeed: null (DDP)")
+    assert not [
+        line
+        for line in bad(config, *asked, "training.deepspeed=null")
+        if "quantization_bit" in line
     ]
 
 

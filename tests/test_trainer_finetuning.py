@@ -3,6 +3,7 @@
 Run: pytest tests/test_trainer_finetuning.py
 """
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -196,6 +197,27 @@ def test_adapters_are_trained_on_or_merged_below_a_new_one(tuning: _Tuning) -> N
     assert losses(new)[0] < losses(more)[0] - 0.1
     assert json.loads((new / "merged_adapters.json").read_bytes()) == [str(first), str(more)]
     assert not (more / "merged_adapters.json").exists()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_qlora_trains_beside_quantised_weights(tuning: _Tuning, bits: int) -> None:
+    pytest.importorskip("bitsandbytes")
+    exact = tuning.train("exact", **_LORA)
+    quantised = tuning.train("quantised", **_LORA, quantization_bit=bits)
+    assert losses(quantised) == pytest.approx(losses(exact), abs=0.02)
+    assert losses(quantised) != losses(exact)
+    args = tuning.args("run", **_LORA, quantization_bit=bits)
+    weight = load_model(args, torch.float32).model.layers[0].mlp.up_proj.base_layer.weight
+    assert weight.dtype == {4: torch.uint8, 8: torch.int8}[bits]
+
+
+def test_quantised_weights_take_no_other_adapters(
+    tuning: _Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    args = tuning.args("run", **_LORA, quantization_bit=4, adapter_name_or_path="a,b")
+    with pytest.raises(ConfigError, match="adapters cannot be merged into quantised weights; mer"):
+        load_model(args, torch.float32)
 
 
 def test_loraplus_trains_b_faster(tuning: _Tuning) -> None:

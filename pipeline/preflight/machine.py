@@ -11,6 +11,7 @@ from pipeline.launch import machine
 from pipeline.paths import from_root
 from pipeline.preflight.report import Check, Context
 from pipeline.step2_train import nproc_per_node, trackers_of, visible_accelerators
+from pipeline.trainer.adapters.quantization import check_quantization
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
@@ -85,6 +86,9 @@ def check_environment(context: Context) -> Iterator[Check]:
             "run bash scripts/install.sh",
         )
     yield Check("OK", "environment", ", ".join(f"{name} {v}" for name, v in versions.items()))
+    if context.given.infrastructure.engine == "native":
+        training = context.given.training
+        check_quantization(training, training.deepspeed)
     torch_version = versions.get("torch", TESTED_TORCH)
     if torch_version.split("+")[0] != TESTED_TORCH:
         yield Check(

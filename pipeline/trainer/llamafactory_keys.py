@@ -19,7 +19,7 @@ LLAMAFACTORY_KEYS = frozenset(
     dataloader_multiprocessing_context dataloader_persistent_workers dataloader_pin_memory
     dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
     ddp_find_unused_parameters ddp_static_graph debug default_system disable_tqdm do_eval
-    do_predict do_sample double_quantization dpo_label_smoothing eaft_alpha early_stopping_steps
+    do_predict do_sample dpo_label_smoothing eaft_alpha early_stopping_steps
     enable_jit_checkpoint enable_torch_profiler eval_accumulation_steps
     eval_delay eval_do_concat_batches eval_num_beams
     eval_on_start eval_use_gather_object export_device export_dir
@@ -55,8 +55,8 @@ LLAMAFACTORY_KEYS = frozenset(
     print_param_status profile_modules profiler_active_steps profiler_output_dir
     profiler_profile_memory profiler_record_shapes profiler_repeat profiler_wait_steps
     profiler_warmup_steps profiler_with_stack project pure_bf16 push_to_hub push_to_hub_model_id
-    push_to_hub_organization push_to_hub_token quantization_bit quantization_device_map
-    quantization_method quantization_type ray_init_kwargs ray_num_workers ray_scope ref_model
+    push_to_hub_organization push_to_hub_token quantization_device_map
+    ray_init_kwargs ray_num_workers ray_scope ref_model
     ref_model_adapters ref_model_quantization_bit remove_unused_columns repetition_penalty
     resize_vocab restore_callback_states_from_checkpoint reward_model reward_model_adapters
     reward_model_quantization_bit reward_model_type save_on_each_node save_safetensors

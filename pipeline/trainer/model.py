@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.errors import TrainError
 from pipeline.trainer.adapters.lora import has_adapter, save_adapter
+from pipeline.trainer.adapters.quantization import quantization_config
 from pipeline.trainer.adapters.trained import select_trained
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import check_isolates_documents, packed_implementation
@@ -57,6 +58,7 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     Raises: TrainError: there is no such model, or the keys do not fit it.
     """
     config = load_config(args)
+    frozen_dtype = torch.bfloat16 if args.bf16 and args.finetuning_type != "full" else dtype
     implementation = _ATTENTION[args.flash_attn]
     if args.concatenates and args.flash_attn == "auto":
         implementation = packed_implementation(config)
@@ -68,7 +70,8 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
             config=config,
             revision=args.model_revision,
             trust_remote_code=args.trust_remote_code,
-            dtype=torch.bfloat16 if args.bf16 and args.finetuning_type != "full" else dtype,
+            dtype=frozen_dtype,
+            quantization_config=quantization_config(args, frozen_dtype),
             attn_implementation=implementation,
         )
     except (ImportError, ValueError, OSError) as error:

@@ -31,6 +31,8 @@ _DECIDE_WEIGHTS: Mapping[str, tuple[str, ...]] = {
         "pissa_iter",
         "adapter_name_or_path",
         "create_new_adapter",
+        "quantization_bit",
+        "quantization_type",
     ),
 }
 

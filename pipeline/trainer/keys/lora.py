@@ -1,6 +1,6 @@
 """Low-rank adapters (finetuning_type lora), through peft."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -42,6 +42,15 @@ class LoraKeys(StrictModel):
     create_new_adapter: bool = False
     """Merge all of `adapter_name_or_path` and train a new adapter."""
 
+    quantization_bit: Literal[4, 8] | None = None
+    """Hold the frozen weights in 4 or 8 bits (QLoRA); needs bitsandbytes. null: in bf16 or fp32."""
+    quantization_method: Literal["bnb"] = "bnb"
+    """bitsandbytes, which quantises while the model is loaded."""
+    quantization_type: Literal["nf4", "fp4"] = "nf4"
+    """Values that 4 bits stand for."""
+    double_quantization: bool = True
+    """Quantise the scales of the 4-bit blocks, too."""
+
     @field_validator(
         "additional_target",
         "use_rslora",
@@ -50,11 +59,20 @@ class LoraKeys(StrictModel):
         "loraplus_lr_ratio",
         "adapter_name_or_path",
         "create_new_adapter",
+        "quantization_bit",
     )
     @classmethod
     def _has_an_adapter(cls, value: Any, info: ValidationInfo) -> Any:
         if value and info.data.get("finetuning_type") in ("full", "freeze"):
             raise ValueError("needs an adapter: set finetuning_type: lora, or remove it")
+        return value
+
+    @field_validator("quantization_bit")
+    @classmethod
+    def _adds_to_what_is_quantized(cls, value: int | None, info: ValidationInfo) -> int | None:
+        for key in ("pissa_init", "use_dora"):
+            if value and info.data.get(key):
+                raise ValueError(f"contradicts {key}, which computes with whole weights")
         return value
 
     @field_validator("pissa_convert")
