@@ -25,7 +25,9 @@ def reference_run(
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, weight_decay=args.weight_decay)
+    optimizer = torch.optim.AdamW(
+        groups, lr=args.learning_rate, weight_decay=args.weight_decay, eps=args.adam_epsilon
+    )
     scheduler = get_scheduler(
         args.lr_scheduler_type, optimizer, args.warmup_steps, num_training_steps=len(batches)
     )

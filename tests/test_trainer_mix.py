@@ -173,7 +173,9 @@ def test_the_plan_is_the_same_on_any_number_of_ranks_and_says_what_it_mixes(
     rows = _rows(drawn)
     assert shares["few"]["documents"] == sum(name == "few" for name, _ in rows)
     assert shares["demo"]["documents"] == sum(name == "demo" for name, _ in rows)
-    assert f"of each dataset: demo {shares['demo']['documents']} examples (" in _plan(drawn)
+    assert f"of each dataset: demo {shares['demo']['documents']} trees of examples (" in _plan(
+        drawn
+    )
 
 
 def _plan(args: TrainArgs, *options: str) -> str:
