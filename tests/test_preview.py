@@ -90,6 +90,22 @@ def test_json_holds_the_ids_and_labels_of_the_store_that_training_opens(train_ya
         assert sum(run["num_tokens"] for run in example["runs"]) == len(stored.ids)
 
 
+def test_what_examples_of_a_row_share_is_told(train_yaml: Path) -> None:
+    """The reasoning of the first turn is not in later history, so it is an example of its own."""
+    turns = [("human", "q"), ("gpt", "<think>\nwhy\n</think>\n\na"), ("human", "r"), ("gpt", "b")]
+    row = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    write_dataset(train_yaml.parent / "data", [row])
+    first, second = record(train_yaml)["examples"]
+    shared = second["shared_tokens"]
+    assert (first["shared_tokens"], shared > 0) == (0, True)
+    assert first["ids"][:shared] == second["ids"][:shared]
+    assert first["ids"][shared] != second["ids"][shared]
+    shown = sft("preview", train_yaml).stdout
+    assert f"example 2 of 2: {second['tokens']} tokens, the first {shared} as the one before, " in (
+        shown
+    )
+
+
 def test_a_row_of_another_dataset(tmp_path: Path) -> None:
     train_yaml = write_yaml(tmp_path, eval_dataset="other")
     write_dataset(tmp_path / "data", ROWS[:1] * 3, "other")

@@ -5,7 +5,7 @@ TrainArgs, row number  ->  Preview(examples=[PreviewedExample(runs=[Run(text, we
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.collate import IGNORE_INDEX
 from pipeline.trainer.data.dataset import Dataset, find_datasets
 from pipeline.trainer.data.example import Example
+from pipeline.trainer.data.prefix_tree import common_prefix
 from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.preview.sequence import Sequence
 
@@ -38,6 +39,8 @@ class PreviewedExample:
 
     sequence: Sequence
     runs: list[Run]
+    num_shared: int
+    """Tokens at its beginning that are those of the example before it (`share_prefixes`)."""
 
     @property
     def num_tokens(self) -> int:
@@ -78,6 +81,7 @@ class Preview:
                 {
                     "tokens": example.num_tokens,
                     "trained_tokens": example.num_trained,
+                    "shared_tokens": example.num_shared,
                     "sha256": example.sequence.digest(),
                     "ids": example.sequence.ids.tolist(),
                     "labels": example.sequence.labels.tolist(),
@@ -114,7 +118,7 @@ def preview_row(args: TrainArgs, row: int, name: str | None = None) -> Preview:
     return Preview(
         row,
         store.directory,
-        [_previewed(example, tokenizer) for example in found],
+        _previewed(found, tokenizer),
         _count((message["role"], _is_trained(message)) for message in messages),
         _count(
             (call["function"]["name"], _is_trained(message))
@@ -151,8 +155,16 @@ def _count(items: Any) -> dict[str, Count]:
     return {name: Count(total[name], trained[name]) for name in total}
 
 
-def _previewed(example: Example, tokenizer: Any) -> PreviewedExample:
-    sequence = Sequence.of(example)
+def _previewed(examples: list[Example], tokenizer: Any) -> list[PreviewedExample]:
+    sequences = [Sequence.of(example) for example in examples]
+    shared = [0, *(common_prefix(one.ids, other.ids) for one, other in pairwise(sequences))]
+    return [
+        PreviewedExample(sequence, _runs(sequence, tokenizer), count)
+        for sequence, count in zip(sequences, shared, strict=True)
+    ]
+
+
+def _runs(sequence: Sequence, tokenizer: Any) -> list[Run]:
     special = set(tokenizer.all_special_ids)
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     tokens = [
@@ -171,4 +183,4 @@ def _previewed(example: Example, tokenizer: Any) -> PreviewedExample:
     for (position, weight), group in groupby(tokens, key=lambda item: item[:2]):
         ids = [token for _, _, token in group]
         runs.append(Run(tokenizer.decode(ids), weight, position >= 0, len(ids)))
-    return PreviewedExample(sequence, runs)
+    return runs

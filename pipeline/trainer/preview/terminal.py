@@ -19,8 +19,9 @@ def show_preview(console: Console, preview: Preview) -> None:
 
 def facts(example: PreviewedExample) -> str:
     share = 100 * example.num_trained / example.num_tokens
+    shared = f"the first {example.num_shared:,} as the one before, " if example.num_shared else ""
     return (
-        f"{example.num_tokens:,} tokens, {example.num_trained:,} trained ({share:.1f} %), "
+        f"{example.num_tokens:,} tokens, {shared}{example.num_trained:,} trained ({share:.1f} %), "
         f"sha256 {example.sequence.digest()[:16]}"
     )
 
