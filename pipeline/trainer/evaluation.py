@@ -10,6 +10,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.plan import Plan
+from pipeline.trainer.data.prefetch import prefetch
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
 
@@ -48,10 +49,11 @@ def evaluate(
     with strategy.evaluating():
         for documents in groups.values():
             losses: list[torch.Tensor] = []
-            for batch in plan.evaluation(
+            batches = plan.evaluation(
                 documents, distributed.data_rank, args.per_device_eval_batch_size
-            ):
-                losses.append(strategy.losses(load(batch)).total)
+            )
+            for micro_batch in prefetch(load, batches, distributed.device):
+                losses.append(strategy.losses(micro_batch).total)
             sums.append(losses)
     totals = distributed.all_reduce([sum(loss.item() for loss in losses) for losses in sums])
     weights = [sum(map(data.loss_weight, documents.tolist())) for documents in groups.values()]

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.trainer.checkpoint import restore_random_state, save_checkpoint
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.load import load_micro_batch
+from pipeline.trainer.data.prefetch import prefetch
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.evaluation import evaluate
@@ -123,6 +125,9 @@ class _Run:
         self._output_dir = Path(args.output_dir)
         self._step = checkpoint.step if checkpoint else 0
         self._saved_step = self._step if checkpoint else None
+        self._micro_batches = prefetch(
+            self._micro_batch, self._work_of_this_rank(), distributed.device
+        )
         earlier = checkpoint.manifest["progress"] if checkpoint else {}
         self._log = RunLog(args, plan, earlier) if distributed.is_main else None
         self._wandb_run_id = self._log.wandb_run_id if self._log else None
@@ -143,31 +148,28 @@ class _Run:
         """Returns: some rank was asked to stop."""
         batch = self._plan.global_batch(step)
         total_weight = sum(self._data.loss_weight(index) for index in batch)
-        losses: list[torch.Tensor] = []  # on the device: the host waits for them once per step
+        losses: list[torch.Tensor] = []
         loads: list[torch.Tensor] = []
-        micro_batches = self._plan.micro_batches(step, self._distributed.data_rank)
-        for number, indices in enumerate(micro_batches):
-            micro_batch = self._micro_batch(indices)
-            loss, _, load = self._strategy.losses(micro_batch)
-            is_last = number == len(micro_batches) - 1
+        num_micro_batches = len(self._plan.micro_batches(step, self._distributed.data_rank))
+        for number in range(num_micro_batches):
+            loss, _, load = self._strategy.losses(next(self._micro_batches))
+            is_last = number == num_micro_batches - 1
             self._strategy.backward(loss / total_weight, is_last=is_last)
             losses.append(loss.detach())
             if load is not None:
                 loads.append(load)
-        loss_all, stopping = self._distributed.all_reduce(
-            [
-                sum(loss.item() for loss in losses) / total_weight,
-                float(stop.signal_name is not None),
-            ]
-        )
-        if not math.isfinite(loss_all):
-            raise self._diverged(f"step {step}: the loss is {loss_all}; no update was made", batch)
-        load = self._expert_load(step, loads)
+        sums = self._sum_over_ranks(losses, is_stopping=stop.signal_name is not None)
         learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
-        grad_norm = self._strategy.step(learning_rate)
+        norm = torch.as_tensor(self._strategy.step(learning_rate)).to(sums)
+        # The host waits for the device here only, when all work of the step is under way.
+        loss_all, stopping, grad_norm = torch.cat([sums, norm.view(1)]).tolist()
+        loss_all /= total_weight
+        if not math.isfinite(loss_all):
+            raise self._diverged(f"step {step}: the loss is {loss_all}", batch)
         if not math.isfinite(grad_norm):
             what = f"step {step}: the gradient norm is {grad_norm} (loss {loss_all:.4g})"
-            raise self._diverged(f"{what}; the update was not saved", batch)
+            raise self._diverged(what, batch)
+        load = self._expert_load(step, loads)
         if self._log is not None:
             self._log.record(
                 step,
@@ -186,11 +188,19 @@ class _Run:
             return None
         return self._distributed.all_reduce(torch.stack(loads).sum(dim=0)).tolist()
 
+    def _sum_over_ranks(self, losses: list[torch.Tensor], *, is_stopping: bool) -> torch.Tensor:
+        """(2,), on the device: the sum of all losses, and of the ranks that are to stop."""
+        dtype = torch.float32 if self._distributed.device.type == "mps" else torch.float64
+        total = torch.stack(losses).to(dtype).sum(0, keepdim=True)
+        return self._distributed.all_reduce(
+            torch.cat([total, total.new_full((1,), float(is_stopping))])
+        )
+
     def _diverged(self, what: str, batch: list[int]) -> TrainError:
         rows = ", ".join(str(self._data.row(index)) for index in batch[:16])
         return TrainError(
-            f"{what}. Rows of this batch: {rows}. Lower training.learning_rate, or look at these "
-            "rows"
+            f"{what}; the update was not saved. Rows of this batch: {rows}. Lower "
+            "training.learning_rate, or look at these rows"
         )
 
     def _is_eval_step(self) -> bool:
@@ -218,9 +228,12 @@ class _Run:
 
     def _micro_batch(self, indices: list[int]) -> MicroBatch:
         batch = load_micro_batch(self._data, indices, concatenates=self._args.concatenates)
-        if self._context is not None:
-            batch = self._context.part(batch)
-        return batch.to(self._distributed.device)
+        return batch if self._context is None else self._context.part(batch)
+
+    def _work_of_this_rank(self) -> Iterator[list[int]]:
+        """The examples of every micro-batch from the next step to the last."""
+        for step in range(self._step + 1, self._plan.total_steps + 1):
+            yield from self._plan.micro_batches(step, self._distributed.data_rank)
 
     def _is_save_step(self) -> bool:
         args = self._args

@@ -1,5 +1,6 @@
 """Examples, or trees of them, to the tensors of one micro-batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -36,12 +37,20 @@ class MicroBatch:
     """Real tokens, padding not counted."""
 
     def to(self, device: torch.device) -> "MicroBatch":
-        moved = {
-            name: value.to(device, non_blocking=True)
+        """Without waiting for the copies."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "MicroBatch":
+        """In memory that a device reads by itself."""
+        return self._with_tensors(torch.Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "MicroBatch":
+        tensors = {
+            name: change(value)
             for name, value in vars(self).items()
             if isinstance(value, torch.Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **tensors)
 
 
 def collate(examples: list[Example], pad_token_id: int) -> MicroBatch:

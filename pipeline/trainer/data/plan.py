@@ -178,7 +178,7 @@ class Plan:
         return epoch, self.epoch_ends[epoch - 1] if epoch else 0
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # of this step and of the next one
 def _micro_batches(plan: Plan, step: int) -> list[list[list[int]]]:
     """Documents by rank and micro-step."""
     sequences = plan.sequences(step)

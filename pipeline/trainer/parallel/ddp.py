@@ -55,13 +55,13 @@ class DataParallel:
     def evaluating(self) -> AbstractContextManager[None]:
         return evaluating(self._model)
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> torch.Tensor:
         limit = self._args.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
         set_learning_rate(self._optimizer.param_groups, learning_rate)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return norm.item()
+        return norm
 
     def save_state(self, directory: Path) -> None:
         if self._distributed.is_main:

@@ -32,8 +32,11 @@ class Strategy(Protocol):
         """Within it, `losses` are those of the model in use: no gradients, no dropout."""
         ...
 
-    def step(self, learning_rate: float) -> float:
-        """Clip, update, clear. Returns the global gradient norm before clipping."""
+    def step(self, learning_rate: float) -> torch.Tensor | float:
+        """Clip, update, clear. Returns the global gradient norm before clipping.
+
+        A scalar on the device is better: the host need not wait for it.
+        """
         ...
 
     def save_state(self, directory: Path) -> None:
