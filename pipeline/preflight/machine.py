@@ -29,7 +29,6 @@ _ENGINE_SECONDS = 60
 _WITHOUT_EFFECT = {
     "enable_liger_kernel": (False, "the native engine has no Liger kernels yet"),
     "dataloader_num_workers": (0, "batches are read from a memory-mapped file, without workers"),
-    "use_unsloth_gc": (False, "gradient checkpointing is on anyway, without CPU offload"),
 }
 
 

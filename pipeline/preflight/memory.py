@@ -142,8 +142,10 @@ def memory_need(
     # One layer: attention and MLP inputs and outputs that autograd keeps.
     layer = tokens * low * (10 * size.hidden_size + 4 * size.intermediate_size)
     kept = layer * size.num_layers
-    if not training.disable_gradient_checkpointing:
-        kept = tokens * low * size.hidden_size * size.num_layers + layer
+    if training.recompute != "none":
+        # Of each layer its input, on the host if it is offloaded, and what attention gave.
+        per_layer = {"selective": 2, "full": 1, "offload": 0}[training.recompute]
+        kept = tokens * low * size.hidden_size * size.num_layers * per_layer + layer
     # Logits in the model's precision, in fp32, and their gradient, only where a label is.
     labelled = min(longest_trained * training.per_device_train_batch_size, tokens)
     logits = labelled * size.vocab_size * (low + 8)

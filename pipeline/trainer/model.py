@@ -14,6 +14,7 @@ from pipeline.trainer.adapters.quantization import quantization_config
 from pipeline.trainer.adapters.trained import select_trained
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import check_isolates_documents, packed_implementation
+from pipeline.trainer.recompute import set_recompute
 from pipeline.trainer.rope import scale_rope
 
 logger = logging.getLogger(__name__)
@@ -79,11 +80,7 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
         raise TrainError(f"{args.model_name_or_path}: cannot load the model: {reason}") from error
     if args.packs:
         check_isolates_documents(model, args.model_name_or_path)
-    if not args.disable_gradient_checkpointing:
-        # Transformers renamed it after 5.17.
-        name = "activation_checkpointing_enable"
-        enable = getattr(model, name, None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+    set_recompute(model, args.recompute)
     select_trained(model, args, dtype)
     return model.train()
 

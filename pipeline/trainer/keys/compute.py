@@ -1,12 +1,18 @@
 """Precision, kernels and what is recomputed."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ValidationInfo, field_validator
 
 from pipeline.config.strict import EmptyIsNull, StrictModel
+
+Recompute = Literal["none", "selective", "full", "offload"]
 
 
 class ComputeKeys(StrictModel):
     """Precision, kernels and what is recomputed."""
+
+    native_keys: ClassVar[frozenset[str]] = frozenset({"checkpoint_activations"})
 
     bf16: bool = True
     """Compute in bfloat16. false: float32."""
@@ -22,8 +28,29 @@ class ComputeKeys(StrictModel):
     disable_gradient_checkpointing: bool = False
     """Keep all activations: faster, more memory."""
     use_unsloth_gc: bool = False
-    """Selects gradient checkpointing, as in LLaMA-Factory, without its CPU offload."""
+    """Gradient checkpointing that keeps the inputs of layers in host memory."""
+    checkpoint_activations: Literal["auto", "none", "selective", "full", "offload"] = "auto"
+    """What a layer computes again in the backward pass. `none`: nothing; `selective`: all but
+    attention, whose result is kept; `full`: everything; `offload`: everything, from inputs kept in
+    host memory. `auto`: offload with `use_unsloth_gc`, none with `disable_gradient_checkpointing`,
+    else selective."""
     enable_liger_kernel: bool = False
     """No effect in the native engine, which has no Liger kernels yet."""
     full_determinism: bool = False
     """Deterministic kernels only: bit-identical reruns, slower."""
+
+    @field_validator("checkpoint_activations")
+    @classmethod
+    def _one_way(cls, kind: str, info: ValidationInfo) -> str:
+        for key, its in (("disable_gradient_checkpointing", "none"), ("use_unsloth_gc", "offload")):
+            if info.data.get(key) and kind not in ("auto", its):
+                raise ValueError(f"contradicts {key}: choose one of them")
+        return kind
+
+    @property
+    def recompute(self) -> Recompute:
+        if self.checkpoint_activations != "auto":
+            return self.checkpoint_activations
+        if self.disable_gradient_checkpointing:
+            return "none"
+        return "offload" if self.use_unsloth_gc else "selective"
