@@ -27,7 +27,7 @@ _ENGINE_SECONDS = 60
 # Keys that are accepted because users have them, but that change nothing in the native engine,
 # and the values at which there is nothing to tell.
 _WITHOUT_EFFECT = {
-    "enable_liger_kernel": (False, "the native engine has no Liger kernels yet"),
+    "enable_liger_kernel": (False, "the native engine computes its loss in chunks by itself"),
     "dataloader_num_workers": (0, "batches are read from a memory-mapped file, without workers"),
 }
 

@@ -35,7 +35,7 @@ class ComputeKeys(StrictModel):
     host memory. `auto`: offload with `use_unsloth_gc`, none with `disable_gradient_checkpointing`,
     else selective."""
     enable_liger_kernel: bool = False
-    """No effect in the native engine, which has no Liger kernels yet."""
+    """No effect in the native engine, which computes its loss in chunks by itself."""
     full_determinism: bool = False
     """Deterministic kernels only: bit-identical reruns, slower."""
 
