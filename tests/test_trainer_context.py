@@ -31,7 +31,15 @@ from trainer_runs import (
     train_args,
     write_dataset,
 )
-from transformers import Llama4TextConfig, LlamaConfig, MistralConfig, Qwen3NextConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Llama4TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3NextConfig,
+    RwkvConfig,
+)
 from typer.testing import CliRunner
 
 from pipeline import cli
@@ -45,7 +53,7 @@ from pipeline.trainer.parallel.context.block_attention import (
     attend_by_products,
     attend_by_products_backward,
 )
-from pipeline.trainer.parallel.context.choice import choose_mode
+from pipeline.trainer.parallel.context.choice import check_attention_is_shared, choose_mode
 from pipeline.trainer.parallel.context.layout import Layout
 from pipeline.trainer.parallel.context.ring_blocks import blocks_between, needed_hops
 from pipeline.trainer.parallel.context.ulysses import copies_of_kv_heads
@@ -225,6 +233,7 @@ _DYNAMIC = LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "factor
         ("auto", 3, MistralConfig(**SHAPE, sliding_window=5), "sliding window of 5.*ulysses"),
         ("auto", 2, _NEXT, "layers of kind linear_attention, which need the whole sequence"),
         ("auto", 2, Llama4TextConfig(), "layers of kind chunked_attention"),
+        ("auto", 2, RwkvConfig(), "rwkv has no attention heads"),
         ("auto", 2, _DYNAMIC, "rotary embeddings of type dynamic.*rope_scaling to yarn"),
     ],
 )
@@ -233,6 +242,13 @@ def test_what_cannot_be_split_is_refused_with_a_way_out(
 ) -> None:
     with pytest.raises(TrainError, match=message):
         choose_mode(_keys(num_ranks, mode), config)
+
+
+def test_a_model_with_attention_of_its_own_is_refused() -> None:
+    config = BloomConfig(vocab_size=61, hidden_size=8, n_layer=1, n_head=2)
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(TrainError, match="mine: .* attention cannot be replaced, or its layers"):
+        check_attention_is_shared(model, "mine")
 
 
 def test_groups_have_to_divide_the_ranks() -> None:

@@ -14,6 +14,7 @@ from pipeline.trainer.adapters.quantization import quantization_config
 from pipeline.trainer.adapters.trained import select_trained
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import check_isolates_documents, packed_implementation
+from pipeline.trainer.parallel.context.choice import check_attention_is_shared
 from pipeline.trainer.recompute import set_recompute
 from pipeline.trainer.rope import scale_rope
 
@@ -78,6 +79,8 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     except (ImportError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TrainError(f"{args.model_name_or_path}: cannot load the model: {reason}") from error
+    if args.sequence_parallel_size > 1:
+        check_attention_is_shared(model, args.model_name_or_path)
     if args.packs:
         check_isolates_documents(model, args.model_name_or_path)
     set_recompute(model, args.recompute)

@@ -49,7 +49,11 @@ def choose_mode(keys: TrainingKeys, config: Any) -> Mode:
             f"{', '.join(local)}, which depend on the longest document at hand; {_WAY_OUT}, or "
             "training.rope_scaling to yarn"
         )
-    num_heads = text.num_attention_heads
+    num_heads = getattr(text, "num_attention_heads", None)
+    if num_heads is None:
+        raise TrainError(
+            f"sequence_parallel_size {num_ranks}: {name} has no attention heads; {_WAY_OUT}"
+        )
     has_window = "sliding_attention" in kinds or (not kinds and _window(text) is not None)
     if num_heads % num_ranks == 0 and wanted != "zigzag-ring":
         return "ulysses"
@@ -66,6 +70,15 @@ def choose_mode(keys: TrainingKeys, config: Any) -> Mode:
             f"and training.sequence_parallel_size to a divisor of its {num_heads} attention heads"
         )
     return "zigzag-ring"
+
+
+def check_attention_is_shared(model: Any, name: str) -> None:
+    """Raises: TrainError: this model would compute as if each rank's part were a whole sequence."""
+    if model._is_stateful or not model._supports_attention_backend:
+        raise TrainError(
+            f"{name}: sequence_parallel_size: this model's attention cannot be replaced, or its "
+            f"layers carry state from token to token; {_WAY_OUT}"
+        )
 
 
 def _window(text: Any) -> int | None:
