@@ -32,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import PER_DOCUMENT
-from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate_packed
+from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate_trees
 from pipeline.trainer.data.example import Example, Span
+from pipeline.trainer.data.prefix_tree import PrefixTree
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.optim import make_optimizer
 from pipeline.trainer.recompute import set_recompute
@@ -220,7 +221,8 @@ def _batch(shape: Shape, length: int) -> MicroBatch:
     """One document of which the last quarter carries loss."""
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(shape.vocab, (length,), generator=draw).tolist()
-    return collate_packed([Example(ids, [Span(length - length // _TRAINED_EVERY, length, 1.0)])], 0)
+    example = Example(ids, [Span(length - length // _TRAINED_EVERY, length, 1.0)])
+    return collate_trees([PrefixTree.of([example])], 0)
 
 
 def _native_loss(model: Any, batch: MicroBatch) -> Callable[[], torch.Tensor]:

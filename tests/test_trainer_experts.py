@@ -25,8 +25,9 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 
 from pipeline.errors import TrainError
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.data.collate import collate, collate_packed
+from pipeline.trainer.data.collate import MicroBatch, collate, collate_trees
 from pipeline.trainer.data.example import Example
+from pipeline.trainer.data.prefix_tree import PrefixTree
 from pipeline.trainer.loop import train
 from pipeline.trainer.model import load_model
 from pipeline.trainer.objective import SupervisedObjective
@@ -93,12 +94,16 @@ def _balance_of(model: Any, examples: list[Example]) -> float:
     return total
 
 
-@pytest.mark.parametrize("form", [collate, collate_packed])
+def _packed(examples: list[Example], pad_token_id: int) -> MicroBatch:
+    return collate_trees([PrefixTree.of([example]) for example in examples], pad_token_id)
+
+
+@pytest.mark.parametrize("form", [collate, _packed])
 def test_the_balance_loss_is_that_of_each_document(
     moe_model: Path, dataset_dir: Path, tmp_path: Path, form: Any
 ) -> None:
-    args = _args(moe_model, dataset_dir, tmp_path / "run", packing=form is collate_packed)
-    store = plan_of(args)[1]
+    args = _args(moe_model, dataset_dir, tmp_path / "run", packing=form is _packed)
+    store = plan_of(args)[1].store
     examples = [store[index] for index in range(5)]
     assert len({len(example.ids) for example in examples}) > 1
     model = load_model(args, torch.float32)

@@ -14,7 +14,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from reference_loop import reference_run
 from safetensors.torch import load_file
-from trainer_runs import ROOT, conversations, losses, plan_of, run, train_args, write_dataset
+from trainer_runs import (
+    ROOT,
+    conversations,
+    examples_of,
+    losses,
+    plan_of,
+    run,
+    train_args,
+    write_dataset,
+)
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import ConfigError, TrainError
@@ -54,9 +63,9 @@ def tuning(tiny_model: Path, tmp_path: Path) -> _Tuning:
 
 
 def _batches(args: TrainArgs) -> list[list[Example]]:
-    plan, store = plan_of(args)
+    plan, data = plan_of(args)
     steps = range(1, plan.total_steps + 1)
-    return [[store[index] for index in plan.global_batch(step)] for step in steps]
+    return [examples_of(data, plan.global_batch(step)) for step in steps]
 
 
 def _logits(model: Any) -> torch.Tensor:

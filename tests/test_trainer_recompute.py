@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_runs import conversations, losses, train_args, write_dataset
 
 from pipeline.trainer import recompute
-from pipeline.trainer.data.collate import MicroBatch, collate, collate_packed
+from pipeline.trainer.data.collate import MicroBatch, collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
+from pipeline.trainer.data.prefix_tree import PrefixTree
 from pipeline.trainer.loop import train
 from pipeline.trainer.model import load_model
 from pipeline.trainer.objective import SupervisedObjective
@@ -42,7 +43,9 @@ class _Calls(TorchDispatchMode):
 
 def _batch(*, packed: bool) -> MicroBatch:
     examples = [Example(list(range(7, 7 + n)), [Span(3, n, 1.0)]) for n in (40, 25)]
-    return collate_packed(examples, 0) if packed else collate(examples[:1], 0)
+    if not packed:
+        return collate(examples[:1], 0)
+    return collate_trees([PrefixTree.of([example]) for example in examples], 0)
 
 
 def _run(model: Path, kind: str, *, packed: bool) -> tuple[dict[str, torch.Tensor], Counter[str]]:
