@@ -202,8 +202,8 @@ def test_adapters_are_trained_on_or_merged_below_a_new_one(tuning: _Tuning) -> N
     both = f"{first},{more}"
     new = tuning.train("new", **_LORA, adapter_name_or_path=both, create_new_adapter=True)
     # The learning rate of the first step is 0.
-    assert losses(more)[0] < losses(first)[0] - 0.1
-    assert losses(new)[0] < losses(more)[0] - 0.1
+    assert losses(more)[0] < losses(first)[0] - 0.05
+    assert losses(new)[0] < losses(more)[0] - 0.05
     assert json.loads((new / "merged_adapters.json").read_bytes()) == [str(first), str(more)]
     assert not (more / "merged_adapters.json").exists()
 
