@@ -108,6 +108,8 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
         values["adapter_name_or_path"] = _adapters(values["adapter_name_or_path"])
     if values.get("template") == "auto":
         del values["template"]  # in both engines: the model's own
+    if not values.get("fsdp"):
+        del values["fsdp_config"]
     if given.infrastructure.engine == "llamafactory":
         values = {key: value for key, value in values.items() if _llamafactory_takes(key, value)}
     if "deepspeed" in values:

@@ -293,6 +293,19 @@ def test_ddp_needs_no_file(config: Path):
     )
 
 
+def test_fsdp_is_named_with_its_replicas(config: Path, monkeypatch: pytest.MonkeyPatch):
+    fsdp = ("training.deepspeed=null", "training.fsdp=full_shard offload")
+    assert "OK    engine: native, FSDP2, CPU offload on 2 ranks" in lines(config, *fsdp)
+    (found,) = bad(config, *fsdp, "training.fsdp_config={mp_shard_size: 3}")
+    assert found == (
+        "FAIL  engine: training.fsdp: hybrid_shard: 2 ranks cannot be split into groups of 3; "
+        "change fsdp_config.mp_shard_size"
+    )
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    (found,) = of("engine", bad(config))
+    assert "ACCELERATE_USE_FSDP is set with FSDP_VERSION 1; the native engine has FSDP 2" in found
+
+
 def test_offload_without_compiler_is_found(config: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "compiler", lambda: None)
     offload = "training.deepspeed=training_config/deepspeed/ds_z2_offload_config.json"

@@ -151,7 +151,7 @@ def test_resuming_something_else_is_refused(
     partitioned = {**manifest, "strategy": "DeepSpeed ZeRO stage 3", "world_size": 2}
     manifest_file.write_text(json.dumps(partitioned))
     assert refusal() == (
-        f"{output_dir / 'checkpoint-2'}: its optimizer state is partitioned for DeepSpeed ZeRO "
+        f"{output_dir / 'checkpoint-2'}: its optimizer state is that of DeepSpeed ZeRO "
         "stage 3 on 2 ranks, but this run is single process on 1; use the same"
     )
     manifest_file.write_text(json.dumps(manifest))

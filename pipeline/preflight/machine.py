@@ -1,5 +1,6 @@
 """Checks of the config, the installation and the machine."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ from pipeline.trainer.parallel.deepspeed_config import (
     offloads_optimizer,
     read_deepspeed_config,
 )
+from pipeline.trainer.parallel.fsdp_config import sharding_of
 from pipeline.trainer.reporting.trackers import is_installed
 
 TESTED_TORCH = "2.13.0"
@@ -112,6 +114,12 @@ def check_engine(context: Context) -> Iterator[Check]:
     if given.infrastructure.engine == "llamafactory":
         yield from _check_llamafactory(from_root(given.infrastructure.llamafactory_python))
         return
+    ranks = nproc_per_node(context.config)
+    sharding = sharding_of(given.training, os.environ)
+    if sharding is not None:
+        name = sharding.name(sharding.num_replicas(ranks, ranks))
+        yield Check("OK", "engine", f"native, {name} on {ranks} ranks")
+        return
     if not given.training.deepspeed:
         yield Check("OK", "engine", "native, DistributedDataParallel")
         return
@@ -121,7 +129,6 @@ def check_engine(context: Context) -> Iterator[Check]:
     config = read_deepspeed_config(path)
     stage = config["zero_optimization"]["stage"]
     yield Check("OK", "engine", f"native, DeepSpeed ZeRO stage {stage} ({path.name})")
-    ranks = nproc_per_node(context.config)
     train_args = TrainArgs(
         **context.given.training.model_dump(),
         model_name_or_path="-",

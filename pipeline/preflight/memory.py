@@ -8,11 +8,13 @@ gradient checkpointing on or off. Bytes per parameter, N ranks:
     ZeRO-2, bf16    2           2           12 / N             fp32 master weights and two moments
     ZeRO-3, bf16    2 / N       2 / N       12 / N
     ZeRO-2/3, fp32  4 (/ N)     4 (/ N)     12 / N
+    FSDP2           4 / N (+2)  4 / N       8 / N              fp32 shards; +2 unless resharded
 
 The two moments take 8 of these bytes, 4 with optim adamw_bf16 and 2 with the 8-bit ones.
 """
 
 import atexit
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from pipeline.errors import ConfigError
 from pipeline.preflight.report import Context
 from pipeline.step2_train import EXAMPLES, model_path, nproc_per_node
 from pipeline.trainer.parallel.deepspeed_config import read_deepspeed_config
+from pipeline.trainer.parallel.fsdp_config import sharding_of
 from pipeline.trainer.rope import max_positions, trained_positions
 
 _MOMENTS = {"adamw_bf16": 4, "adamw_8bit": 2, "adamw_bnb_8bit": 2, "adamw_torch_8bit": 2}
@@ -126,10 +129,16 @@ def memory_need(
     """`longest` tokens in a sequence, `longest_trained` of them carry loss."""
     training = context.given.training
     ranks = nproc_per_node(context.config)
+    sharding = sharding_of(training, os.environ)
     stage, offload_optimizer, offload_weights = _zero(context)
     count, low = size.num_parameters, 2 if training.bf16 else 4
     moments = _MOMENTS.get(training.optim, 8)
-    if stage in (None, 0):
+    gathered = 0
+    if sharding is not None:
+        share = count * sharding.num_replicas(ranks, ranks) / ranks
+        weights, gradients, optimizer = 4 * share, 4 * share, moments * share
+        gathered = 0 if sharding.reshard_after_forward else low * count
+    elif stage in (None, 0):
         weights, gradients = (6 if training.bf16 else 4) * count, 4 * count
         optimizer = moments * count
     else:
@@ -138,6 +147,9 @@ def memory_need(
         gradients = low * (share if stage == 3 else count)
         optimizer = (4 + moments) * share
     on_host = (optimizer if offload_optimizer else 0) + (weights if offload_weights else 0)
+    if sharding is not None and sharding.cpu_offload:
+        on_host = weights + gradients + optimizer
+    weights += gathered
     tokens = longest * training.per_device_train_batch_size // training.sequence_parallel_size
     # One layer: attention and MLP inputs and outputs that autograd keeps.
     layer = tokens * low * (10 * size.hidden_size + 4 * size.intermediate_size)

@@ -154,7 +154,7 @@ def _check_tokens(
             "raise it if memory allows",
         )
     yield _check_steps(context, sample, fitting)
-    with contextlib.suppress(ConfigError):  # of the DeepSpeed file
+    with contextlib.suppress(ConfigError):  # of the DeepSpeed file or of FSDP's environment
         yield _check_memory(context, size, fitting)
 
 
@@ -248,13 +248,14 @@ def _check_memory(context: Context, size: ModelSize, examples: list[Example]) ->
             "FAIL",
             "memory",
             text,
-            "weights, gradients and optimizer alone do not fit: use ZeRO-3 on more GPUs or offload",
+            "weights, gradients and optimizer alone do not fit: use ZeRO-3 or fsdp on more GPUs or "
+            "offload",
         )
     if need.total > _TIGHT * available:
         return Check(
             "WARN",
             "memory",
             text,
-            "lower cutoff_len or per_device_train_batch_size, or use an offload DeepSpeed file",
+            "lower cutoff_len or per_device_train_batch_size, or offload (DeepSpeed file, or fsdp)",
         )
     return Check("OK", "memory", text)

@@ -31,8 +31,20 @@ METADATA = "metadata.yaml"
 
 # What changes how a run behaves. Everything else in the environment is the user's own business.
 RECORDED_VARIABLES = (
-    *("ACCELERATE_", "CUDA_", "CUBLAS_", "DEEPSPEED_", "DS_", "GLOO_", "HF_", "LLAMAFACTORY_"),
-    *("MASTER_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PET_", "PYTHON", "PYTORCH_", "RAY_", "SFT_"),
+    *("ACCELERATE_", "CUDA_", "CUBLAS_", "DEEPSPEED_", "DS_", "FSDP_", "GLOO_", "HF_"),
+    *(
+        "LLAMAFACTORY_",
+        "MASTER_",
+        "MKL_",
+        "NCCL_",
+        "NVIDIA_",
+        "OMP_",
+        "PET_",
+        "PYTHON",
+        "PYTORCH_",
+        "RAY_",
+        "SFT_",
+    ),
     *("SLURM_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_", "TRITON_", "WANDB_", "LD_LIBRARY_PATH"),
     *("PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CC", "CXX", "http_proxy", "https_proxy", "HTTP"),
 )

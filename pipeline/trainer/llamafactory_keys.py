@@ -26,8 +26,7 @@ LLAMAFACTORY_KEYS = frozenset(
     export_hub_model_id export_legacy_format export_quantization_bit export_quantization_dataset
     export_quantization_maxlen export_quantization_nsamples export_size fp16_backend
     fp16_full_eval fp16_opt_level fp8 fp8_backend fp8_enable_fsdp_float8_all_gather
-    freeze_language_model freeze_multi_modal_projector
-    freeze_vision_tower fsdp fsdp_config
+    freeze_language_model freeze_multi_modal_projector freeze_vision_tower
     fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap galore_layerwise galore_proj_type
     galore_rank galore_scale galore_target galore_update_interval generation_config
     generation_max_length generation_num_beams gradient_checkpointing

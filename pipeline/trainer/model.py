@@ -15,6 +15,7 @@ from pipeline.trainer.adapters.trained import select_trained
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import check_isolates_documents, packed_implementation
 from pipeline.trainer.parallel.context.choice import check_attention_is_shared
+from pipeline.trainer.parallel.partitioned_loading import Partitioning
 from pipeline.trainer.recompute import set_recompute
 from pipeline.trainer.rope import scale_rope
 
@@ -51,11 +52,13 @@ def load_skeleton(args: TrainArgs) -> PreTrainedModel:
         )
 
 
-def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(
+    args: TrainArgs, dtype: torch.dtype, partitioning: Partitioning | None = None
+) -> PreTrainedModel:
     """The pretrained model, ready to be trained in `dtype`.
 
-    Weights that are not trained are in bf16 where the forward pass is. Under ZeRO-3 every rank
-    keeps its part while loading.
+    Weights that are not trained are in bf16 where the forward pass is. Under ZeRO-3 and with
+    `partitioning` every rank keeps its part while loading.
 
     Raises: TrainError: there is no such model, or the keys do not fit it.
     """
@@ -66,8 +69,12 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
         implementation = packed_implementation(config)
     if args.sequence_parallel_size > 1:
         implementation = CONTEXT_PARALLEL
+    loader, device_map = AutoModelForCausalLM, None
+    if partitioning is not None:
+        loader = partitioning.class_for(config, trust_remote_code=args.trust_remote_code)
+        device_map = {"": partitioning.device}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = loader.from_pretrained(
             args.model_name_or_path,
             config=config,
             revision=args.model_revision,
@@ -75,6 +82,7 @@ def load_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
             dtype=frozen_dtype,
             quantization_config=quantization_config(args, frozen_dtype),
             attn_implementation=implementation,
+            device_map=device_map,
         )
     except (ImportError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]

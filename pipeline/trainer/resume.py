@@ -76,11 +76,18 @@ def _refuse_changed(
 def check_same_strategy(
     checkpoint: Checkpoint, strategy: Strategy, distributed: Distributed
 ) -> None:
-    """Raises: TrainError: DeepSpeed's optimizer state is partitioned for another layout."""
+    """Raises: TrainError: the optimizer's state is written in another way or for other ranks."""
     before = (checkpoint.manifest["strategy"], checkpoint.manifest["world_size"])
     now = (strategy.name, distributed.world_size)
-    if before != now and (before[0].startswith("DeepSpeed") or now[0].startswith("DeepSpeed")):
+    if _state_layout(*before) != _state_layout(*now):
         raise TrainError(
-            f"{checkpoint.directory}: its optimizer state is partitioned for {before[0]} on "
-            f"{before[1]} ranks, but this run is {now[0]} on {now[1]}; use the same"
+            f"{checkpoint.directory}: its optimizer state is that of {before[0]} on {before[1]} "
+            f"ranks, but this run is {now[0]} on {now[1]}; use the same"
         )
+
+
+def _state_layout(strategy: str, world_size: int) -> tuple[str, int]:
+    """DeepSpeed partitions for a number of ranks; the states of others suit any."""
+    if strategy.startswith("DeepSpeed"):
+        return strategy, world_size
+    return ("FSDP2" if strategy.startswith("FSDP2") else "DDP"), 0

@@ -1,5 +1,6 @@
 """What the loop needs of a parallel strategy; one module of this folder per implementation."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.objective import Losses
+from pipeline.trainer.parallel.fsdp_config import sharding_of
 from pipeline.trainer.parallel.interface import Distributed
 
 
@@ -54,6 +56,11 @@ class Strategy(Protocol):
 
 def make_strategy(args: TrainArgs, distributed: Distributed) -> Strategy:
     """The strategy that the training YAML asks for, with the model loaded and on its device."""
+    sharding = sharding_of(args, os.environ)
+    if sharding is not None:
+        from pipeline.trainer.parallel.fsdp2 import FullySharded
+
+        return FullySharded(args, distributed, sharding)
     if args.deepspeed:
         from pipeline.trainer.parallel.deepspeed import DeepSpeed
 

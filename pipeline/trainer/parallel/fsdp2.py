@@ -1,0 +1,156 @@
+"""PyTorch's FSDP2: weights, gradients and optimizer state sharded over ranks (ZeRO stage 3).
+
+The model is built without memory, sharded, and then every rank reads its own rows of every
+parameter. The masters are fp32; with `bf16` they are gathered, and layers run, in bf16, while
+gradients are reduced in fp32.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from pipeline.errors import TrainError
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.model import load_model, save_model
+from pipeline.trainer.objective import Losses, SupervisedObjective
+from pipeline.trainer.optim import make_optimizer, set_learning_rate
+from pipeline.trainer.parallel.fsdp_config import Sharding
+from pipeline.trainer.parallel.interface import Distributed
+from pipeline.trainer.parallel.partitioned_loading import Partitioning
+from pipeline.trainer.parallel.strategy import evaluating
+
+_STATE = "sharded_state"
+
+
+class FullySharded:
+    """`fully_shard` on every transformer layer, and on the objective for all that is outside."""
+
+    def __init__(self, args: TrainArgs, distributed: Distributed, sharding: Sharding) -> None:
+        self._args = args
+        self._distributed = distributed
+        self._sharding = sharding
+        num_replicas = sharding.num_replicas(distributed.world_size, distributed.ranks_per_node)
+        mesh = distributed.model_mesh(num_replicas)
+        self._mesh = mesh if num_replicas > 1 else mesh["mp_shard"]
+        self.name = sharding.name(num_replicas)
+        device = torch.device("cpu") if sharding.cpu_offload else distributed.device
+        self._model = load_model(args, torch.float32, Partitioning(self._shard, device))
+        for buffer in self._model.buffers():  # of an offloaded model only parameters stay behind
+            buffer.data = buffer.data.to(distributed.device)
+        self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        self._optimizer = make_optimizer(self._model, args)
+
+    def losses(self, batch: MicroBatch) -> Losses:
+        return self._objective(**vars(batch))
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        # Within a group gradients are reduced to shards at every micro-step, so that no rank holds
+        # those of the whole model; replicas meet at the last one.
+        cast(FSDPModule, self._objective).set_requires_all_reduce(is_last)
+        # FSDP averages over ranks; the loss is normalised globally already.
+        (loss * self._distributed.world_size).backward()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        return evaluating(self._objective)
+
+    def step(self, learning_rate: float) -> float:
+        limit = self._args.max_grad_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
+        set_learning_rate(self._optimizer.param_groups, learning_rate)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return _whole(norm).item()
+
+    def save_state(self, directory: Path) -> None:
+        weights, optimizer = get_state_dict(self._objective, self._optimizer)
+        save({"weights": weights, "optimizer": optimizer}, checkpoint_id=directory / _STATE)
+
+    def load_state(self, directory: Path) -> None:
+        weights, optimizer = get_state_dict(self._objective, self._optimizer)
+        state = {"weights": weights, "optimizer": optimizer}
+        load(state, checkpoint_id=directory / _STATE)
+        set_state_dict(
+            self._objective,
+            self._optimizer,
+            model_state_dict=state["weights"],
+            optim_state_dict=state["optimizer"],
+        )
+
+    def save_weights(self, directory: Path) -> None:
+        """One parameter at a time is whole on the ranks; only rank 0 keeps them, on its host."""
+        dtype = torch.bfloat16 if self._args.bf16 else torch.float32
+        wholes: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
+        state: dict[str, torch.Tensor] = {}
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            if id(tensor) not in wholes:
+                low = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+                whole = _whole(low)
+                wholes[id(tensor)] = whole.cpu() if self._distributed.is_main else torch.empty(0)
+            state[name] = wholes[id(tensor)]
+        if self._distributed.is_main:
+            save_model(self._model, state, directory, bf16=self._args.bf16)
+        self._distributed.barrier()
+
+    def _shard(self, model: PreTrainedModel) -> None:
+        """Called with the empty model; what is in no unit stays with the objective."""
+        objective = SupervisedObjective(model)
+        precision = torch.bfloat16 if self._args.bf16 else None
+        policy = MixedPrecisionPolicy(
+            param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        offload = OffloadPolicy()
+        if self._sharding.cpu_offload:
+            offload = CPUOffloadPolicy(pin_memory=self._distributed.device.type != "cpu")
+        units = _layers(model, self._sharding.layer_classes)
+        embeddings = model.get_input_embeddings()
+        head = model.get_output_embeddings()
+        if head is not None and head.weight is not embeddings.weight:
+            units.append(embeddings)
+        for unit in units:
+            fully_shard(
+                unit,
+                mesh=self._mesh,
+                reshard_after_forward=self._sharding.reshard_after_forward,
+                mp_policy=policy,
+                offload_policy=offload,
+            )
+        fully_shard(objective, mesh=self._mesh, mp_policy=policy, offload_policy=offload)
+        self._objective = objective
+
+
+def _layers(model: PreTrainedModel, classes: tuple[str, ...]) -> list[torch.nn.Module]:
+    """Modules of the given classes or, without any, of the model's own layers; inner ones first.
+
+    Raises: TrainError: there are none.
+    """
+    wanted = set(classes) or set(model._no_split_modules or ())
+    found = [module for module in model.modules() if type(module).__name__ in wanted]
+    if not found:
+        why = f"has no module of class {', '.join(sorted(wanted))}"
+        if not wanted:
+            why = "does not say which modules are its layers"
+        raise TrainError(
+            f"fsdp: {type(model).__name__} {why}; name the class of its transformer layers in "
+            "fsdp_config.transformer_layer_cls_to_wrap"
+        )
+    return found[::-1]
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A collective where the tensor is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

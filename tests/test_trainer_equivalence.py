@@ -1,0 +1,156 @@
+"""Property: whoever shares the work, every step's loss and the final weights are the same.
+
+Real processes under torchrun on CPU, in fp32, against tests/reference_loop.py.
+Run: pytest tests/test_trainer_equivalence.py
+(without `-m "not slow"`: the whole matrix; about ten minutes on two cores)
+"""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference_loop import reference_run
+from tiny_architectures import tiny_llama, tiny_moe
+from trainer_runs import (
+    ROOT,
+    conversations,
+    examples_of,
+    losses,
+    plan_of,
+    run,
+    train_args,
+    write_dataset,
+)
+from transformers import AutoModelForCausalLM
+
+from pipeline.trainer.args import TrainArgs
+
+_STEPS = 5
+_GLOBAL_BATCH = 8
+_MODELS: dict[str, Callable[[Path, Path], Path]] = {
+    "qwen3": lambda builtin, _: builtin,
+    "llama": tiny_llama,
+    "moe": tiny_moe,
+}
+_STRATEGIES: dict[str, dict[str, Any]] = {
+    "replicated": {},
+    **{f"zero-{stage}": {"deepspeed": stage} for stage in range(4)},
+    "fsdp2": {"fsdp": "full_shard auto_wrap"},
+    "fsdp2-zero2": {"fsdp": "shard_grad_op"},
+    "fsdp2-offload": {"fsdp": True, "fsdp_config": {"cpu_offload": True}},
+    "hsdp": {"fsdp": "hybrid_shard", "fsdp_config": {"mp_shard_size": 2}},
+    "no-trees": {"share_prefixes": False},
+    "packed": {"packing": True, "cutoff_len": 256},
+    "ulysses": {"sequence_parallel_size": 2, "sequence_parallel_mode": "ulysses"},
+    "ring": {"sequence_parallel_size": 2, "sequence_parallel_mode": "zigzag-ring"},
+    "ulysses-fsdp2": {"sequence_parallel_size": 2, "fsdp": True},
+    "ring-zero-3": {
+        "sequence_parallel_size": 2,
+        "sequence_parallel_mode": "zigzag-ring",
+        "deepspeed": 3,
+    },
+}
+_SEQUENCES = ("share_prefixes", "packing", "cutoff_len")
+"""Keys that decide which examples a step trains."""
+_FAST = (
+    ("qwen3", "replicated", 1, 4),
+    ("qwen3", "replicated", 2, 1),
+    ("qwen3", "zero-3", 2, 4),
+    ("moe", "fsdp2", 2, 4),
+)
+_SLOW = (
+    ("llama", "replicated", 1, 1),
+    ("moe", "replicated", 1, 4),
+    ("qwen3", "replicated", 2, 4),
+    ("llama", "replicated", 4, 2),
+    ("moe", "replicated", 2, 4),
+    *((model, f"zero-{stage}", 2, 4) for model in ("llama", "moe") for stage in range(4)),
+    *(("qwen3", f"zero-{stage}", 2, 1) for stage in range(4)),
+    ("llama", "zero-3", 4, 2),
+    ("qwen3", "fsdp2", 1, 4),
+    ("qwen3", "fsdp2", 2, 1),
+    ("llama", "fsdp2", 2, 4),
+    ("moe", "fsdp2", 4, 2),
+    ("llama", "fsdp2-zero2", 2, 4),
+    ("qwen3", "fsdp2-offload", 2, 4),
+    *((model, "hsdp", 4, 2) for model in _MODELS),
+    ("qwen3", "hsdp", 4, 1),
+    *((model, way, 2, 2) for model in _MODELS for way in ("no-trees", "packed")),
+    *((model, way, 2, 4) for model in _MODELS for way in ("ulysses", "ring")),
+    ("llama", "ulysses-fsdp2", 4, 2),
+    ("qwen3", "ring-zero-3", 4, 2),
+)
+
+
+class _Matrix:
+    """The same data for every model; reference runs and models are made once."""
+
+    def __init__(self, builtin: Path, directory: Path) -> None:
+        self.directory = directory
+        self.dataset_dir = write_dataset(directory / "data", conversations(11))
+        self.model = cache(lambda name: _MODELS[name](builtin, directory / name))
+        self.reference = cache(self._reference)
+
+    def args(self, model: str, name: str, **changes: Any) -> TrainArgs:
+        output_dir = self.directory / name
+        changes = {"max_steps": _STEPS, "save_strategy": "no", **changes}
+        return train_args(self.model(model), self.dataset_dir, output_dir, **changes)
+
+    def _reference(
+        self, model: str, **sequences: Any
+    ) -> tuple[list[float], dict[str, torch.Tensor]]:
+        batch = {"per_device_train_batch_size": _GLOBAL_BATCH, "gradient_accumulation_steps": 1}
+        args = self.args(model, "reference", **batch, **sequences)
+        plan, data = plan_of(args)
+        assert len(data) % _GLOBAL_BATCH, "a small last batch belongs to these tests"
+        assert plan.epoch_ends[0] < _STEPS
+        steps = range(1, _STEPS + 1)
+        return reference_run(args, [examples_of(data, plan.global_batch(step)) for step in steps])
+
+
+@pytest.fixture(scope="module")
+def matrix(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> _Matrix:
+    return _Matrix(tiny_model, tmp_path_factory.mktemp("equivalence"))
+
+
+def _zero_config(stage: int, directory: Path) -> str:
+    """ZeRO 1 is ZeRO 2 but for the gradients; there is no shipped file for it."""
+    shipped = json.loads((ROOT / "training_config/deepspeed/ds_z2_config.json").read_bytes())
+    if stage != 1:
+        return str(ROOT / f"training_config/deepspeed/ds_z{stage}_config.json")
+    file = directory / "ds_z1.json"
+    shipped["zero_optimization"]["stage"] = 1
+    file.write_text(json.dumps(shipped), "utf-8")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("model", "strategy", "ranks", "accumulation"),
+    [*_FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in _SLOW)],
+)
+def test_equivalence_to_the_reference_loop(
+    matrix: _Matrix, model: str, strategy: str, ranks: int, accumulation: int
+) -> None:
+    changes = dict(_STRATEGIES[strategy])
+    if "deepspeed" in changes:
+        changes["deepspeed"] = _zero_config(changes["deepspeed"], matrix.directory)
+    group = changes.get("sequence_parallel_size", 1)
+    args = matrix.args(
+        model,
+        f"{model}-{strategy}-{ranks}-{accumulation}",
+        per_device_train_batch_size=_GLOBAL_BATCH * group // (ranks * accumulation),
+        gradient_accumulation_steps=accumulation,
+        **changes,
+    )
+    run(args, ranks=ranks)
+    sequences = {key: value for key, value in changes.items() if key in _SEQUENCES}
+    expected_losses, expected_weights = matrix.reference(model, **sequences)
+    assert losses(Path(args.output_dir)) == pytest.approx(expected_losses, abs=1e-5)
+    weights = AutoModelForCausalLM.from_pretrained(args.output_dir).state_dict()
+    assert weights.keys() == expected_weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, expected_weights[name], rtol=0, atol=1e-5)
