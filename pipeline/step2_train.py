@@ -109,11 +109,13 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
     if values.get("template") == "auto":
         del values["template"]  # in both engines: the model's own
     if not values.get("fsdp"):
-        del values["fsdp_config"]
+        values.pop("fsdp_config", None)
     if given.infrastructure.engine == "llamafactory":
         values = {key: value for key, value in values.items() if _llamafactory_takes(key, value)}
-    if "deepspeed" in values:
-        values["deepspeed"] = str(resolve_shipped(values["deepspeed"])[0])
+    elif given.training.deepspeed is None:
+        values["deepspeed"] = None  # not the engine's default
+    if values.get("deepspeed"):
+        values["deepspeed"] = str(resolve_shipped(str(values["deepspeed"]))[0])
     trackers = trackers_of(given)
     if trackers:
         values["report_to"] = trackers if len(trackers) > 1 else trackers[0]

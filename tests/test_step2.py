@@ -122,6 +122,22 @@ def test_names_of_datasets_that_do_not_agree_are_refused(
         load_config(config, overrides)
 
 
+def test_deepspeed_null_is_no_deepspeed(config: Path):
+    file = config.parent / "train.yaml"
+    file.write_text(rendered(config, "training.deepspeed=null"))
+    assert load_train_args(file).deepspeed is None
+
+
+def test_fsdp_and_its_details_reach_the_engine(config: Path):
+    fsdp = ("training.deepspeed=null", "training.fsdp=full_shard auto_wrap")
+    text = rendered(config, *fsdp, "training.fsdp_config={mp_shard_size: 4}")
+    file = config.parent / "train.yaml"
+    file.write_text(text)
+    args = load_train_args(file)
+    assert (args.fsdp, args.fsdp_config.mp_shard_size) == ("full_shard auto_wrap", 4)
+    assert "fsdp_config" not in rendered(config, "training.fsdp_config={mp_shard_size: 4}")
+
+
 def test_every_key_is_known_to_llamafactory_or_the_native_engine(config: Path):
     keys = set(yaml.safe_load(rendered(config)))
     assert keys <= set(TrainArgs.model_fields)
