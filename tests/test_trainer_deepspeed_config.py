@@ -125,8 +125,40 @@ def test_a_number_of_another_run_is_refused(
         ),
         ('{"zero_optimization": {"stage": 2}, "scheduler": {}}', "scheduler: set learning_rate"),
         ('{"zero_optimization": {"stage": 2}, "bf16": true}', "bf16: not an object (got True)"),
+        (
+            '{"zero_optimization": {"stage": 3, "mics_shard_size": 2}}',
+            "zero_optimization.mics_shard_size: DeepSpeed has removed MiCS; use zero_hpz_partition",
+        ),
+        (
+            '{"zero_optimization": {"stage": 3, "offload_param": "cpu"}}',
+            'zero_optimization.offload_param: not an object (got cpu); write {"device": "cpu"}',
+        ),
+        (
+            '{"zero_optimization": {"stage": 3, "offload_param": {"device": "disk"}}}',
+            "zero_optimization.offload_param.device must be none, cpu or nvme (got disk)",
+        ),
+        (
+            '{"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}',
+            "zero_optimization.offload_param: stage 2 cannot keep that on cpu; use stage 3",
+        ),
+        (
+            '{"zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}}',
+            "zero_optimization.offload_optimizer: stage 0 cannot keep that on cpu; use stage 1",
+        ),
+        (
+            '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "nvme"}}}',
+            "zero_optimization.offload_optimizer: stage 2 cannot keep that on nvme; use stage 3",
+        ),
+        (
+            '{"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}',
+            "zero_optimization.offload_optimizer: nvme_path is missing; name a directory on a",
+        ),
     ],
-    ids=["broken", "list", "empty", "no section", "stage 4", "optimizer", "scheduler", "bf16"],
+    ids=[
+        *("broken", "list", "empty", "no section", "stage 4", "optimizer", "scheduler", "bf16"),
+        "mics",
+        *("text", "device", "param, stage 2", "optimizer, stage 0", "nvme, stage 2", "no path"),
+    ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "ds.json"
@@ -134,6 +166,12 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, messag
     with pytest.raises(ConfigError) as caught:
         _fill(path)
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_groups_that_do_not_divide_the_ranks_are_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path, zero_optimization={"stage": 3, "zero_hpz_partition_size": 3})
+    with pytest.raises(ConfigError, match="4 ranks cannot be split into groups of 3; choose a"):
+        _fill(path)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ _MODELS: dict[str, Callable[[Path, Path], Path]] = {
 }
 _STRATEGIES: dict[str, dict[str, Any]] = {
     "replicated": {},
-    **{f"zero-{stage}": {"deepspeed": stage} for stage in range(4)},
+    **{f"zero-{stage}": {"deepspeed": {"stage": stage}} for stage in range(4)},
+    "zero-3-hpz": {"deepspeed": {"stage": 3, "zero_hpz_partition_size": 2}},
     "fsdp2": {"fsdp": "full_shard auto_wrap"},
     "fsdp2-zero2": {"fsdp": "shard_grad_op"},
     "fsdp2-offload": {"fsdp": True, "fsdp_config": {"cpu_offload": True}},
@@ -71,6 +72,7 @@ _SLOW = (
     *((model, f"zero-{stage}", 2, 4) for model in ("llama", "moe") for stage in range(4)),
     *(("qwen3", f"zero-{stage}", 2, 1) for stage in range(4)),
     ("llama", "zero-3", 4, 2),
+    ("llama", "zero-3-hpz", 4, 2),
     ("qwen3", "fsdp2", 1, 4),
     ("qwen3", "fsdp2", 2, 1),
     ("llama", "fsdp2", 2, 4),
@@ -117,14 +119,13 @@ def matrix(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> _Matri
     return _Matrix(tiny_model, tmp_path_factory.mktemp("equivalence"))
 
 
-def _zero_config(stage: int, directory: Path) -> str:
-    """ZeRO 1 is ZeRO 2 but for the gradients; there is no shipped file for it."""
-    shipped = json.loads((ROOT / "training_config/deepspeed/ds_z2_config.json").read_bytes())
-    if stage != 1:
-        return str(ROOT / f"training_config/deepspeed/ds_z{stage}_config.json")
-    file = directory / "ds_z1.json"
-    shipped["zero_optimization"]["stage"] = 1
-    file.write_text(json.dumps(shipped), "utf-8")
+def _zero_file(zero: dict[str, Any], file: Path) -> str:
+    """The shipped file of a stage with `zero` in it; ZeRO 1 is ZeRO 2 but for the gradients."""
+    stage = 2 if zero["stage"] == 1 else zero["stage"]
+    shipped = ROOT / f"training_config/deepspeed/ds_z{stage}_config.json"
+    config = json.loads(shipped.read_bytes())
+    config["zero_optimization"].update(zero)
+    file.write_text(json.dumps(config), "utf-8")
     return str(file)
 
 
@@ -137,7 +138,8 @@ def test_equivalence_to_the_reference_loop(
 ) -> None:
     changes = dict(_STRATEGIES[strategy])
     if "deepspeed" in changes:
-        changes["deepspeed"] = _zero_config(changes["deepspeed"], matrix.directory)
+        file = matrix.directory / f"{strategy}.json"
+        changes["deepspeed"] = _zero_file(changes["deepspeed"], file)
     group = changes.get("sequence_parallel_size", 1)
     args = matrix.args(
         model,

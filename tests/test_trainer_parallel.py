@@ -225,6 +225,16 @@ def test_kill_9_of_all_ranks_during_a_save_is_survived(runs: _Runs) -> None:
 
 
 @pytest.mark.slow
+def test_offload_to_nvme_without_libaio_is_refused(runs: _Runs) -> None:
+    nvme = {"device": "nvme", "nvme_path": str(runs.directory)}
+    file = runs.directory / "nvme.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_optimizer": nvme}}))
+    args = runs.args("one process", "nvme", deepspeed=str(file))
+    output = run(args, status=1, CC="false")  # nothing can be linked
+    assert f"{file}: offload to NVMe needs libaio and its headers, which are missing;" in output
+
+
+@pytest.mark.slow
 def test_a_signal_to_every_rank_saves_once(runs: _Runs) -> None:
     args = runs.args("ddp", "all signalled", max_steps=2000, report_to="none")
     output_dir = Path(args.output_dir)

@@ -8,6 +8,7 @@ from pipeline.errors import ConfigError
 from pipeline.trainer.args import TrainArgs
 
 _UNSUPPORTED = ("optimizer", "scheduler")
+_OFFLOADED = ("offload_optimizer", "offload_param")
 
 
 def read_deepspeed_config(path: Path) -> dict[str, Any]:
@@ -26,8 +27,9 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}; repair it") from error
-    zero = config.get("zero_optimization") if isinstance(config, dict) else None
-    stage = zero.get("stage") if isinstance(zero, dict) else None
+    found = config.get("zero_optimization") if isinstance(config, dict) else None
+    zero: dict[str, Any] = found if isinstance(found, dict) else {}
+    stage = zero.get("stage")
     if stage not in (0, 1, 2, 3):
         raise ConfigError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (got {stage})")
     for section in _UNSUPPORTED:
@@ -42,6 +44,13 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f'{path}: {section}: not an object (got {value}); write {{"enabled": "auto"}}'
             )
+    if "mics_shard_size" in zero:
+        raise ConfigError(
+            f"{path}: zero_optimization.mics_shard_size: DeepSpeed has removed MiCS; use "
+            "zero_hpz_partition_size, or training.fsdp: hybrid_shard with deepspeed: null"
+        )
+    for key in _OFFLOADED:
+        _check_offload(zero, key, path)
     return config
 
 
@@ -70,6 +79,12 @@ def fill_deepspeed_config(
         section = filled.setdefault(precision, {})
         _agree(section, path, "enabled", wanted, precision, prefix=f"{precision}.")
     zero = filled["zero_optimization"]
+    group = zero.get("zero_hpz_partition_size", 1)
+    if world_size % group:
+        raise ConfigError(
+            f"{path}: zero_optimization.zero_hpz_partition_size: {world_size} ranks cannot be "
+            f"split into groups of {group}; choose a divisor"
+        )
     # Transformers' own rules for these three; in elements, not bytes.
     for key, value in (
         ("reduce_bucket_size", hidden_size * hidden_size),
@@ -99,8 +114,33 @@ def fill_deepspeed_config(
 
 
 def offloads_optimizer(config: dict[str, Any]) -> bool:
-    device = (config["zero_optimization"].get("offload_optimizer") or {}).get("device", "none")
-    return device != "none"
+    return _offload_device(config["zero_optimization"], "offload_optimizer") != "none"
+
+
+def uses_nvme(config: dict[str, Any]) -> bool:
+    return any(_offload_device(config["zero_optimization"], key) == "nvme" for key in _OFFLOADED)
+
+
+def _offload_device(zero: dict[str, Any], key: str) -> str:
+    return (zero.get(key) or {}).get("device", "none")
+
+
+def _check_offload(zero: dict[str, Any], key: str, path: Path) -> None:
+    """Raises: ConfigError: no such device, or this stage cannot move that to it."""
+    where = f"{path}: zero_optimization.{key}"
+    section = zero.get(key) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f'{where}: not an object (got {section}); write {{"device": "cpu"}}')
+    device = _offload_device(zero, key)
+    if device not in ("none", "cpu", "nvme"):
+        raise ConfigError(f"{where}.device must be none, cpu or nvme (got {device})")
+    needed = 3 if key == "offload_param" or device == "nvme" else 1
+    if device != "none" and zero["stage"] < needed:
+        raise ConfigError(
+            f"{where}: stage {zero['stage']} cannot keep that on {device}; use stage {needed}"
+        )
+    if device == "nvme" and not section.get("nvme_path"):
+        raise ConfigError(f"{where}: nvme_path is missing; name a directory on a local NVMe disk")
 
 
 def _agree(
