@@ -52,7 +52,7 @@ _STRATEGIES: dict[str, dict[str, Any]] = {
     "ring-zero-3": {
         "sequence_parallel_size": 2,
         "sequence_parallel_mode": "zigzag-ring",
-        "deepspeed": 3,
+        "deepspeed": {"stage": 3},
     },
 }
 _SEQUENCES = ("share_prefixes", "packing", "cutoff_len")

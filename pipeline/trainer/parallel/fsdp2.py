@@ -68,13 +68,13 @@ class FullySharded:
     def evaluating(self) -> AbstractContextManager[None]:
         return evaluating(self._objective)
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> torch.Tensor:
         limit = self._args.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
         set_learning_rate(self._optimizer.param_groups, learning_rate)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return _whole(norm).item()
+        return _whole(norm)
 
     def save_state(self, directory: Path) -> None:
         weights, optimizer = get_state_dict(self._objective, self._optimizer)
@@ -108,7 +108,7 @@ class FullySharded:
 
     def _shard(self, model: PreTrainedModel) -> None:
         """Called with the empty model; what is in no unit stays with the objective."""
-        objective = SupervisedObjective(model)
+        objective = SupervisedObjective(model, self._args.moe_aux_loss_coef)
         precision = torch.bfloat16 if self._args.bf16 else None
         policy = MixedPrecisionPolicy(
             param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False
