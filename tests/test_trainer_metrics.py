@@ -18,6 +18,8 @@ from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.evaluation import Evaluation
 from pipeline.trainer.metrics import RunLog
+from pipeline.trainer.reporting.rank_clock import RankReport
+from pipeline.trainer.reporting.step_window import StepWindow
 
 
 def _args(output_dir: Path, **changes: Any) -> TrainArgs:
@@ -27,12 +29,23 @@ def _args(output_dir: Path, **changes: Any) -> TrainArgs:
 
 def _open(args: TrainArgs, earlier: dict[str, Any] | None = None) -> RunLog:
     documents = Documents.from_lengths(np.full(16, 10))
-    return RunLog(args, Plan.of(args, documents, 1, CROSSOVER), earlier or {})
+    plan = Plan.of(args, documents, 1, CROSSOVER)
+    window = StepWindow(plan, num_devices=2, useful_flops=lambda _: 6e12, peak_flops=1e15)
+    return RunLog(args, plan, window, earlier or {})
 
 
 def _record(log: RunLog, first: int, last: int) -> None:
     for step in range(first, last + 1):
-        log.record(step, loss=1 / step, grad_norm=2.0, lr=0.1 * step, tokens=100)
+        reports = [RankReport(0.1, 0.01, 5e9), RankReport(0.2, 0.02, 6e9)] if step > 1 else []
+        log.record(
+            step,
+            loss=1 / step,
+            grad_norm=2.0,
+            lr=0.1 * step,
+            tokens=100,
+            seconds=0.4,
+            reports=reports,
+        )
 
 
 def test_lines_have_the_fields_that_readers_of_llamafactory_expect(tmp_path: Path) -> None:
@@ -42,7 +55,9 @@ def test_lines_have_the_fields_that_readers_of_llamafactory_expect(tmp_path: Pat
     assert list(line) == [
         *("current_steps", "total_steps", "epoch", "percentage", "elapsed_time", "remaining_time"),
         *("loss", "lr", "grad_norm", "throughput", "total_tokens", "tokens_per_second"),
-        "timestamp",
+        *("timestamp", "tokens_per_second_per_device", "padding", "balance"),
+        *("step_seconds_p50", "step_seconds_p95", "step_seconds_max", "peak_memory_bytes"),
+        *("data_wait", "slowest_rank", "slowest_rank_lag_seconds", "useful_mfu"),
     ]
     expected = {"current_steps": 2, "total_steps": 10, "epoch": 0.5, "percentage": 20.0}
     expected |= {"loss": 0.5, "lr": 0.2, "grad_norm": 2.0, "total_tokens": 200}

@@ -29,7 +29,7 @@ from pipeline.trainer.data.balance import spread
 from pipeline.trainer.data.packing import pack
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
-from pipeline.trainer.flops import crossover_tokens
+from pipeline.trainer.flops import ModelFlops
 
 
 def _lengths(count: int, *, most: int = 100, seed: int = 0) -> np.ndarray:
@@ -289,7 +289,7 @@ _SHAPE: dict[str, Any] = {
 
 def _crossover(config: PretrainedConfig) -> int:
     with torch.device("meta"):
-        return crossover_tokens(AutoModelForCausalLM.from_config(config))
+        return ModelFlops.of(AutoModelForCausalLM.from_config(config)).crossover_tokens
 
 
 _ATTENTION = 64 * 128 + 2 * 64 * 64 + 128 * 64  # q, k and v, o

@@ -1,5 +1,6 @@
 """How the compute of a document grows with its length, from the model's shape alone."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,25 +10,53 @@ _NEVER = 10**9
 """Crossover of a model without attention that grows with the document."""
 
 
-def crossover_tokens(model: PreTrainedModel) -> int:
-    """The document length at which attention costs as much as all matrix multiplications.
+@dataclass(frozen=True)
+class ModelFlops:
+    """What a token costs in the forward pass, in parts that grow differently.
 
-    Per token of a document of S tokens, forward: 2 x matmul parameters, and for every layer with
-    full attention 2 x heads x head size x S (two products, half of each masked). So they meet at
-    S = parameters / (layers x heads x head size). Layers with a window of W tokens count as linear,
-    4 x heads x head size x W. The lm_head is left out: it runs for trained tokens only.
-
-    `model` may be without weights (`load_skeleton`).
+    Per token of a document of S tokens: 2 x matmul parameters, and for every layer with full
+    attention 2 x heads x head size x S (two products, half of each masked). Layers with a window of
+    W tokens count as linear, 4 x heads x head size x W. The lm_head, 2 x its weights, runs for
+    trained tokens only.
     """
-    text = model.config.get_text_config()
-    width = _attention_width(text)
-    parameters = _matmul_parameters(model)
-    window = getattr(text, "sliding_window", None) or 0
-    everywhere = "sliding_attention" if window else "full_attention"
-    kinds = getattr(text, "layer_types", None) or [everywhere] * text.num_hidden_layers
-    parameters += 2 * kinds.count("sliding_attention") * width * window
-    full = kinds.count("full_attention") * width
-    return max(1, round(parameters / full)) if full else _NEVER
+
+    matmul_parameters: int
+    """Those that every token meets, and what the windows of layers come to."""
+    attention_width: int
+    """Layers with full attention x heads x head size."""
+    head_parameters: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "ModelFlops":
+        """`model` may be without weights (`load_skeleton`)."""
+        text = model.config.get_text_config()
+        width = _attention_width(text)
+        window = getattr(text, "sliding_window", None) or 0
+        everywhere = "sliding_attention" if window else "full_attention"
+        kinds = getattr(text, "layer_types", None) or [everywhere] * text.num_hidden_layers
+        windows = 2 * kinds.count("sliding_attention") * width * window
+        head = getattr(model.get_output_embeddings(), "weight", None)
+        return cls(
+            matmul_parameters=_matmul_parameters(model) + windows,
+            attention_width=kinds.count("full_attention") * width,
+            head_parameters=0 if head is None else head.numel(),
+        )
+
+    @property
+    def crossover_tokens(self) -> int:
+        """The document length at which attention costs as much as all matrix multiplications."""
+        if not self.attention_width:
+            return _NEVER
+        return max(1, round(self.matmul_parameters / self.attention_width))
+
+    def useful(self, tokens: int, attention: int, trained_tokens: int) -> float:
+        """Floating-point operations that training needs: forward, and backward twice as many.
+
+        Neither padding counts nor what is computed again. `attention`: the squares of the lengths
+        of all documents together (`Documents.attention`).
+        """
+        forward = self.matmul_parameters * tokens + self.attention_width * attention
+        return 3 * 2.0 * (forward + self.head_parameters * trained_tokens)
 
 
 def _attention_width(text: Any) -> int:

@@ -45,6 +45,8 @@ from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy, make_strategy
 from pipeline.trainer.planned_run import PlannedRun
 from pipeline.trainer.plot import plot_loss
+from pipeline.trainer.reporting.rank_clock import RankClock, reports
+from pipeline.trainer.reporting.step_window import StepWindow
 from pipeline.trainer.reporting.trackers import check_installed
 from pipeline.trainer.resume import (
     check_same_sequence,
@@ -129,7 +131,10 @@ class _Run:
             self._micro_batch, self._work_of_this_rank(), distributed.device
         )
         earlier = checkpoint.manifest["progress"] if checkpoint else {}
-        self._log = RunLog(args, plan, earlier) if distributed.is_main else None
+        self._clock = RankClock(distributed.device)
+        self._log: RunLog | None = None
+        if distributed.is_main:
+            self._log = RunLog(args, plan, StepWindow.of(planned, distributed), earlier)
         self._wandb_run_id = self._log.wandb_run_id if self._log else None
 
     def steps(self, stop: StopRequest) -> None:
@@ -146,23 +151,29 @@ class _Run:
 
     def _one_step(self, step: int, stop: StopRequest) -> bool:
         """Returns: some rank was asked to stop."""
+        self._clock.begin()
+        table = self._clock.table(self._distributed.rank, self._distributed.world_size)
         batch = self._plan.global_batch(step)
         total_weight = sum(self._data.loss_weight(index) for index in batch)
         losses: list[torch.Tensor] = []
         loads: list[torch.Tensor] = []
         num_micro_batches = len(self._plan.micro_batches(step, self._distributed.data_rank))
         for number in range(num_micro_batches):
-            loss, _, load = self._strategy.losses(next(self._micro_batches))
+            with self._clock.waiting_for_data():
+                micro_batch = next(self._micro_batches)
+            loss, _, load = self._strategy.losses(micro_batch)
             is_last = number == num_micro_batches - 1
+            if is_last:
+                self._clock.computed()
             self._strategy.backward(loss / total_weight, is_last=is_last)
             losses.append(loss.detach())
             if load is not None:
                 loads.append(load)
-        sums = self._sum_over_ranks(losses, is_stopping=stop.signal_name is not None)
+        sums = self._sum_over_ranks(losses, table, is_stopping=stop.signal_name is not None)
         learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
         norm = torch.as_tensor(self._strategy.step(learning_rate)).to(sums)
         # The host waits for the device here only, when all work of the step is under way.
-        loss_all, stopping, grad_norm = torch.cat([sums, norm.view(1)]).tolist()
+        loss_all, stopping, *ranks, grad_norm = torch.cat([sums, norm.view(1)]).tolist()
         loss_all /= total_weight
         if not math.isfinite(loss_all):
             raise self._diverged(f"step {step}: the loss is {loss_all}", batch)
@@ -177,6 +188,8 @@ class _Run:
                 grad_norm=grad_norm,
                 lr=learning_rate,
                 tokens=sum(self._data.num_tokens(index) for index in batch),
+                seconds=self._clock.seconds,
+                reports=reports(ranks),
                 expert_load=load,
             )
         return stopping > 0
@@ -188,12 +201,13 @@ class _Run:
             return None
         return self._distributed.all_reduce(torch.stack(loads).sum(dim=0)).tolist()
 
-    def _sum_over_ranks(self, losses: list[torch.Tensor], *, is_stopping: bool) -> torch.Tensor:
-        """(2,), on the device: the sum of all losses, and of the ranks that are to stop."""
-        dtype = torch.float32 if self._distributed.device.type == "mps" else torch.float64
-        total = torch.stack(losses).to(dtype).sum(0, keepdim=True)
+    def _sum_over_ranks(
+        self, losses: list[torch.Tensor], table: torch.Tensor, *, is_stopping: bool
+    ) -> torch.Tensor:
+        """On the device: the sum of all losses, of the ranks that are to stop, and their tables."""
+        total = torch.stack(losses).to(table.dtype).sum(0, keepdim=True)
         return self._distributed.all_reduce(
-            torch.cat([total, total.new_full((1,), float(is_stopping))])
+            torch.cat([total, total.new_full((1,), float(is_stopping)), table])
         )
 
     def _diverged(self, what: str, batch: list[int]) -> TrainError:

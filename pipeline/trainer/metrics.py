@@ -1,7 +1,8 @@
 """What a run reports while it runs: trainer_log.jsonl, trainer_state.json, console, trackers.
 
 Names and fields are those that LLaMA-Factory and Transformers write, so that existing readers work;
-`grad_norm`, `tokens_per_second` and `timestamp` are added to every line.
+`grad_norm`, `tokens_per_second`, `timestamp` and the figures of reporting/step_window.py are added
+to every line.
 """
 
 import json
@@ -16,6 +17,8 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.evaluation import Evaluation
 from pipeline.trainer.reporting.delivery import Deliveries
+from pipeline.trainer.reporting.rank_clock import RankReport
+from pipeline.trainer.reporting.step_window import StepWindow
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +28,13 @@ LOG_FILE = "trainer_log.jsonl"
 class RunLog:
     """The record of one run on rank 0. Continues an earlier segment when it was resumed."""
 
-    def __init__(self, args: TrainArgs, plan: Plan, earlier: dict[str, Any]) -> None:
+    def __init__(
+        self, args: TrainArgs, plan: Plan, window: StepWindow, earlier: dict[str, Any]
+    ) -> None:
         """`earlier` is `progress()` of the checkpoint that the run continues, or empty."""
         self._args = args
         self._plan = plan
+        self._window = window
         self._output_dir = Path(args.output_dir)
         self._file = self._output_dir / LOG_FILE
         self._history: list[dict[str, Any]] = earlier.get("log_history", [])
@@ -50,14 +56,18 @@ class RunLog:
         grad_norm: float,
         lr: float,
         tokens: int,
+        seconds: float,
+        reports: list[RankReport],
         expert_load: list[list[float]] | None = None,
     ) -> None:
         """One optimizer step. `tokens` is what the global batch held, padding not counted;
+        `seconds` how long it took, `reports` what every rank says about the step before;
         `expert_load` how many of them chose each expert of each layer."""
         self._step = step
         self._loss_sum += loss
         self._tokens += tokens
         self._since_log.append(loss)
+        self._window.add(step, seconds, reports)
         if step % self._args.logging_steps and step != self._plan.total_steps:
             return
         now = time.monotonic()
@@ -73,6 +83,7 @@ class RunLog:
             "total_tokens": self._tokens,
             "tokens_per_second": round(rate, 2),
             "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+            **self._window.take(),
             **(_balance_of(expert_load) if expert_load else {}),
         }
         self._append(line)

@@ -7,7 +7,7 @@ from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.data.store import TokenStore
-from pipeline.trainer.flops import crossover_tokens
+from pipeline.trainer.flops import ModelFlops
 from pipeline.trainer.model import load_skeleton
 from pipeline.trainer.sharing import with_sharing
 
@@ -19,6 +19,7 @@ class PlannedRun:
     args: TrainArgs
     data: ExampleTrees
     plan: Plan
+    flops: ModelFlops
 
     @classmethod
     def of(cls, args: TrainArgs, store: TokenStore, world_size: int) -> "PlannedRun":
@@ -26,5 +27,6 @@ class PlannedRun:
         skeleton = load_skeleton(args)
         args = with_sharing(args, store, skeleton)
         data = ExampleTrees(store, share_prefixes=bool(args.share_prefixes))
-        plan = Plan.of(args, Documents.of(data), world_size, crossover_tokens(skeleton))
-        return cls(args, data, plan)
+        flops = ModelFlops.of(skeleton)
+        plan = Plan.of(args, Documents.of(data), world_size, flops.crossover_tokens)
+        return cls(args, data, plan, flops)

@@ -79,6 +79,11 @@ class ExampleTrees:
         return self._sums(self.store.lengths**2 - self._shared**2)
 
     @property
+    def trained_tokens(self) -> np.ndarray:
+        """(documents,) tokens of its examples that carry loss"""
+        return self._sums(self.store.documents["trained_tokens"].astype(np.int64))
+
+    @property
     def turns(self) -> np.ndarray:
         """(documents,) loss spans"""
         return self._sums(self.store.turns)

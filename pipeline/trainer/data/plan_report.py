@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.plan import Plan
+from pipeline.trainer.data.step_load import StepLoad
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,19 @@ class PlanQuality:
 
     @classmethod
     def of(cls, plan: Plan) -> "PlanQuality":
-        tokens = room = work = steps = micro_steps = 0
-        for step in range(1, plan.total_steps + 1):
-            ranks = [plan.micro_batches(step, rank) for rank in range(plan.world_size)]
-            costs = np.asarray([[_cost(plan, batch) for batch in rank] for rank in ranks])
-            work += int(costs.sum())
-            steps += int(costs.sum(axis=1).max())
-            micro_steps += int(costs.max(axis=0).sum())
-            batches = [batch for rank in ranks for batch in rank]
-            tokens += sum(int(plan.documents.lengths[batch].sum()) for batch in batches)
-            if plan.capacity is not None:
-                room += len(plan.sequences(step)) * plan.capacity
-            else:
-                room += sum(_room(plan, batch) for batch in batches)
+        loads = [StepLoad.of(plan, step) for step in range(1, plan.total_steps + 1)]
+        if plan.capacity is None:
+            room = sum(load.room for load in loads)
+        else:
+            sequences = (len(plan.sequences(step)) for step in range(1, plan.total_steps + 1))
+            room = plan.capacity * sum(sequences)
+        compute = sum(load.compute for load in loads) / plan.world_size
         planned = np.union1d(plan.epochs[0].documents, plan.held_out)
         lost = int(plan.documents.lengths.sum() - plan.documents.lengths[planned].sum())
         return cls(
-            fill=tokens / room,
-            balance=work / (plan.world_size * steps),
-            micro_balance=work / (plan.world_size * micro_steps),
+            fill=sum(load.tokens for load in loads) / room,
+            balance=compute / sum(load.slowest for load in loads),
+            micro_balance=compute / sum(load.slowest_micro for load in loads),
             tokens_lost=lost,
         )
 
@@ -116,16 +111,3 @@ def report(plan: Plan, data: ExampleTrees, context_size: int = 1) -> dict[str, A
         "rows_rejected": counts.rows_rejected,
         "cutoff": {policy: asdict(tally) for policy, tally in data.store.cutoff.items()},
     }
-
-
-def _room(plan: Plan, batch: list[int]) -> int:
-    lengths = plan.documents.lengths[batch]
-    return len(batch) * int(lengths.max(initial=0)) if plan.pads else int(lengths.sum())
-
-
-def _cost(plan: Plan, batch: list[int]) -> int:
-    """Compute of one micro-batch; a padded example costs as much as the longest."""
-    costs = plan.costs[batch]
-    if plan.pads:
-        return len(batch) * int(costs.max(initial=0))
-    return int(costs.sum())
