@@ -107,7 +107,13 @@ def test_finishing_writes_the_results_that_llamafactory_writes(tmp_path: Path) -
     _record(log, 1, 10)
     results = log.finish({"total_flos": 1.0})
     fields = {"epoch", "num_input_tokens_seen", "total_flos", "train_loss", "train_runtime"}
-    fields |= {"train_samples_per_second", "train_steps_per_second", "effective_tokens_per_sec"}
+    fields |= {
+        "num_anomalies",
+        "num_steps_skipped",
+        "train_samples_per_second",
+        "train_steps_per_second",
+        "effective_tokens_per_sec",
+    }
     assert results.keys() == fields
     assert results["train_loss"] == pytest.approx(sum(1 / k for k in range(1, 11)) / 10)
     for name in ("train_results.json", "all_results.json"):

@@ -10,6 +10,7 @@ import math
 import os
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.errors import ConfigError, InterruptedRun, TrainError
 from pipeline.files import write_json
 from pipeline.progress import show_progress
 from pipeline.trainer.announce import announce
+from pipeline.trainer.anomaly import Watch
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint import restore_random_state, save_checkpoint
 from pipeline.trainer.data.build import open_or_build
@@ -58,6 +60,8 @@ from pipeline.trainer.rope import check_positions
 from pipeline.trainer.stop import StopRequest
 
 logger = logging.getLogger(__name__)
+
+_MOST_SKIPPED_IN_A_ROW = 10
 
 
 def train(args: TrainArgs, stop: StopRequest) -> None:
@@ -132,6 +136,11 @@ class _Run:
         )
         earlier = checkpoint.manifest["progress"] if checkpoint else {}
         self._clock = RankClock(distributed.device)
+        self._skips = args.on_anomaly == "skip"
+        watched = checkpoint.manifest.get("watch", {}) if checkpoint else {}
+        self._watch = Watch(args.spike_threshold, watched)
+        self._anomaly: str | None = None
+        self._skipped_in_a_row = 0
         self._log: RunLog | None = None
         if distributed.is_main:
             self._log = RunLog(args, plan, StepWindow.of(planned, distributed), earlier)
@@ -171,17 +180,18 @@ class _Run:
                 loads.append(load)
         sums = self._sum_over_ranks(losses, table, is_stopping=stop.signal_name is not None)
         learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
-        norm = torch.as_tensor(self._strategy.step(learning_rate)).to(sums)
+        accepts = partial(self._accepts, sums[0] / total_weight) if self._skips else None
+        norm = torch.as_tensor(self._strategy.step(learning_rate, accepts)).to(sums)
         # The host waits for the device here only, when all work of the step is under way.
         loss_all, stopping, *ranks, grad_norm = torch.cat([sums, norm.view(1)]).tolist()
         loss_all /= total_weight
-        if not math.isfinite(loss_all):
-            raise self._diverged(f"step {step}: the loss is {loss_all}", batch)
-        if not math.isfinite(grad_norm):
-            what = f"step {step}: the gradient norm is {grad_norm} (loss {loss_all:.4g})"
-            raise self._diverged(what, batch)
+        if not self._skips:
+            self._check_finite(step, loss_all, grad_norm, batch)
+            self._anomaly = self._watch.look(loss_all, grad_norm)
+        if self._anomaly is not None:
+            self._report_anomaly(step, self._anomaly, batch)
         load = self._expert_load(step, loads)
-        if self._log is not None:
+        if self._log is not None and not (self._anomaly and self._skips):
             self._log.record(
                 step,
                 loss=loss_all,
@@ -193,6 +203,33 @@ class _Run:
                 expert_load=load,
             )
         return stopping > 0
+
+    def _check_finite(self, step: int, loss: float, grad_norm: float, batch: list[int]) -> None:
+        """Raises: TrainError: it is not."""
+        if not math.isfinite(loss):
+            raise self._diverged(f"step {step}: the loss is {loss}", batch)
+        if not math.isfinite(grad_norm):
+            what = f"step {step}: the gradient norm is {grad_norm} (loss {loss:.4g})"
+            raise self._diverged(what, batch)
+
+    def _accepts(self, loss: torch.Tensor, grad_norm: float) -> bool:
+        """Whether the step may update the weights; the same answer on all ranks."""
+        found = self._watch.look(loss.item(), grad_norm)
+        is_refused = self._distributed.all_reduce(float(found is not None), "max") > 0
+        self._anomaly = (found or "unusual on another rank") if is_refused else None
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if is_refused else 0
+        return not is_refused
+
+    def _report_anomaly(self, step: int, what: str, batch: list[int]) -> None:
+        """Raises: TrainError: the run is to end."""
+        if self._args.on_anomaly == "stop":
+            raise self._diverged(f"step {step}: {what}", batch)
+        if self._skipped_in_a_row == _MOST_SKIPPED_IN_A_ROW:
+            row = f"the last {_MOST_SKIPPED_IN_A_ROW} steps have all been skipped"
+            raise self._diverged(f"step {step}: {what}; {row}", batch)
+        if self._log is not None:
+            rows = [f"{self._data.dataset(i)}:{self._data.row(i)}" for i in batch]
+            self._log.record_anomaly(step, what, rows, is_skipped=self._skips)
 
     def _expert_load(self, step: int, loads: list[torch.Tensor]) -> list[list[float]] | None:
         """Tokens per layer and expert of this step, over all ranks, if it is one that is logged."""
@@ -263,6 +300,7 @@ class _Run:
         progress = self._log.progress() if self._log else {}
         manifest = {
             "progress": progress,
+            "watch": self._watch.progress(),
             "data": self._data.store.fingerprint,
             "sequence": self._plan.identity(),
             "weights": trained_weights(self._args),

@@ -42,6 +42,8 @@ class RunLog:
         self._tokens: int = earlier.get("tokens", 0)
         self._seconds_before: float = earlier.get("seconds", 0.0)
         self._step: int = earlier.get("log_step", 0)
+        self._num_anomalies: int = earlier.get("anomalies", 0)
+        self._num_skipped: int = earlier.get("skipped_steps", 0)
         self._started = self._last_time = time.monotonic()
         self._last_tokens = self._tokens
         self._since_log: list[float] = earlier.get("losses_since_log", [])
@@ -109,6 +111,28 @@ class RunLog:
             line["remaining_time"],
         )
 
+    def record_anomaly(self, step: int, what: str, rows: list[str], *, is_skipped: bool) -> None:
+        """What was unusual about `step`; with `is_skipped` it is not recorded otherwise."""
+        self._step = step
+        self._num_anomalies += 1
+        self._num_skipped += is_skipped
+        line = {**self._position(), "anomaly": what, "skipped": is_skipped, "rows": rows}
+        self._append(line)
+        counts: dict[str, object] = {
+            "anomalies": self._num_anomalies,
+            "skipped_steps": self._num_skipped,
+        }
+        self._trackers.send(step, counts)
+        logger.warning(
+            "step %d/%d | %s%s | rows %s%s",
+            step,
+            self._plan.total_steps,
+            what,
+            "; the step is skipped" if is_skipped else "",
+            ", ".join(rows[:16]),
+            f" and {len(rows) - 16} others, in {LOG_FILE}" if len(rows) > 16 else "",
+        )
+
     def record_evaluation(self, step: int, found: Evaluation) -> None:
         """What was measured after `step`."""
         self._last_time += found.seconds  # not the time of a step
@@ -141,6 +165,8 @@ class RunLog:
             "seconds": self.seconds,
             "log_step": self._step,
             "losses_since_log": self._since_log,
+            "anomalies": self._num_anomalies,
+            "skipped_steps": self._num_skipped,
         }
 
     def write_state(self, directory: Path) -> None:
@@ -178,7 +204,9 @@ class RunLog:
             "effective_tokens_per_sec": round(self._tokens / max(self.seconds, 1e-9), 2),
             "epoch": self._plan.epoch_at(self._step),
             "num_input_tokens_seen": self._tokens,
-            "train_loss": self._loss_sum / max(self._step, 1),
+            "num_anomalies": self._num_anomalies,
+            "num_steps_skipped": self._num_skipped,
+            "train_loss": self._loss_sum / max(self._step - self._num_skipped, 1),
             "train_runtime": round(self.seconds, 4),
             "train_samples_per_second": round(
                 self._plan.documents_until(self._step) / max(self.seconds, 1e-9), 3
@@ -251,4 +279,4 @@ def _is_step_until(line: str, step: int) -> bool:
         entry = json.loads(line)
     except ValueError:  # the writer was killed in the middle of it
         return False
-    return bool({"loss", "eval_loss"} & entry.keys()) and entry["current_steps"] <= step
+    return bool({"loss", "eval_loss", "anomaly"} & entry.keys()) and entry["current_steps"] <= step

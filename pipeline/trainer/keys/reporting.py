@@ -1,8 +1,8 @@
-"""What a run tells while it goes on."""
+"""What a run tells while it goes on, and what it does about it."""
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.config.strict import StrictModel
 
@@ -11,7 +11,9 @@ Tracker = Literal["none", "tensorboard", "wandb", "trackio", "mlflow"]
 
 
 class ReportingKeys(StrictModel):
-    """What a run tells while it goes on."""
+    """What a run tells while it goes on, and what it does about it."""
+
+    native_keys: ClassVar[frozenset[str]] = frozenset({"on_anomaly", "spike_threshold"})
 
     logging_steps: int = Field(default=1, ge=1)
     """Optimizer steps between two log lines."""
@@ -22,3 +24,21 @@ class ReportingKeys(StrictModel):
     is delivered later."""
     include_num_input_tokens_seen: bool = True
     """Count tokens, for throughput in every log line."""
+    on_anomaly: Literal["warn", "stop", "skip"] = "warn"
+    """What becomes of a step whose loss or gradient norm is NaN, infinite or a spike. `warn`: a
+    spike is reported with its rows, the others end the run; `stop`: all end it; `skip`: none
+    updates the weights, and ten such steps in a row end the run. `skip` needs `deepspeed: null`,
+    and the host waits for the device before every update."""
+    spike_threshold: Annotated[float, Field(gt=0)] | None = 10.0
+    """How far above the median of the last 64 steps a spike is, in standard deviations (estimated
+    by the median absolute deviation). null: nothing is a spike."""
+
+    @field_validator("on_anomaly")
+    @classmethod
+    def _can_be_skipped(cls, on_anomaly: str, info: ValidationInfo) -> str:
+        if on_anomaly == "skip" and info.data.get("deepspeed"):
+            raise ValueError(
+                "skip: DeepSpeed clips and updates in one, so that no update can be left out; set "
+                "deepspeed to null, or on_anomaly to stop"
+            )
+        return on_anomaly

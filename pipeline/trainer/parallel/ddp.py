@@ -18,7 +18,7 @@ from pipeline.trainer.model import load_model, save_model
 from pipeline.trainer.objective import Losses, SupervisedObjective
 from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.interface import Distributed
-from pipeline.trainer.parallel.strategy import evaluating
+from pipeline.trainer.parallel.strategy import Accepts, evaluating
 
 
 class DataParallel:
@@ -55,11 +55,12 @@ class DataParallel:
     def evaluating(self) -> AbstractContextManager[None]:
         return evaluating(self._model)
 
-    def step(self, learning_rate: float) -> torch.Tensor:
+    def step(self, learning_rate: float, accepts: Accepts | None = None) -> torch.Tensor:
         limit = self._args.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
         set_learning_rate(self._optimizer.param_groups, learning_rate)
-        self._optimizer.step()
+        if accepts is None or accepts(norm.item()):
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 

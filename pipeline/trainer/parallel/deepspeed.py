@@ -24,7 +24,7 @@ from pipeline.trainer.parallel.deepspeed_config import (
     uses_nvme,
 )
 from pipeline.trainer.parallel.interface import Distributed
-from pipeline.trainer.parallel.strategy import evaluating
+from pipeline.trainer.parallel.strategy import Accepts, evaluating
 
 _STATE_TAG = "deepspeed"
 
@@ -75,7 +75,8 @@ class DeepSpeed:
     def evaluating(self) -> AbstractContextManager[None]:
         return evaluating(self._engine)
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float, accepts: Accepts | None = None) -> float:
+        assert accepts is None, "refused by keys/reporting.py"
         set_learning_rate(self._engine.optimizer.param_groups, learning_rate)
         if self._stage == 0:  # clipped by DeepSpeed, but not recorded
             norm = torch.nn.utils.get_total_norm(

@@ -32,7 +32,7 @@ from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.fsdp_config import Sharding
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.partitioned_loading import Partitioning
-from pipeline.trainer.parallel.strategy import evaluating
+from pipeline.trainer.parallel.strategy import Accepts, evaluating
 
 _STATE = "sharded_state"
 
@@ -68,13 +68,14 @@ class FullySharded:
     def evaluating(self) -> AbstractContextManager[None]:
         return evaluating(self._objective)
 
-    def step(self, learning_rate: float) -> torch.Tensor:
+    def step(self, learning_rate: float, accepts: Accepts | None = None) -> torch.Tensor:
         limit = self._args.max_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
+        norm = _whole(torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit))
         set_learning_rate(self._optimizer.param_groups, learning_rate)
-        self._optimizer.step()
+        if accepts is None or accepts(norm.item()):
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return _whole(norm)
+        return norm
 
     def save_state(self, directory: Path) -> None:
         weights, optimizer = get_state_dict(self._objective, self._optimizer)

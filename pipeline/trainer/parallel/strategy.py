@@ -1,7 +1,7 @@
 """What the loop needs of a parallel strategy; one module of this folder per implementation."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,8 @@ from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.objective import Losses
 from pipeline.trainer.parallel.fsdp_config import sharding_of
 from pipeline.trainer.parallel.interface import Distributed
+
+Accepts = Callable[[float], bool]
 
 
 class Strategy(Protocol):
@@ -34,10 +36,11 @@ class Strategy(Protocol):
         """Within it, `losses` are those of the model in use: no gradients, no dropout."""
         ...
 
-    def step(self, learning_rate: float) -> torch.Tensor | float:
+    def step(self, learning_rate: float, accepts: Accepts | None = None) -> torch.Tensor | float:
         """Clip, update, clear. Returns the global gradient norm before clipping.
 
-        A scalar on the device is better: the host need not wait for it.
+        A scalar on the device is better: the host need not wait for it. But `accepts`, told this
+        norm, says on the host whether to update at all.
         """
         ...
 
