@@ -33,7 +33,7 @@ def test_engine_llamafactory_trains_from_the_same_config(tmp_path):
         "training.template": "qwen3",
         "training.bf16": "false",  # it refuses bf16 on a machine without GPU
         "training.max_steps": 2,
-        "training.compute_accuracy": "false",  # known to LLaMA-Factory alone
+        "training.predict_with_generate": "false",  # known to LLaMA-Factory alone
     }
     finished = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", "run"]

@@ -67,7 +67,7 @@ def test_loss_and_gradients_are_the_plain_ones(chunk_tokens: int, bias: bool) ->
     plain, chunked = _inputs(bias=bias), _inputs(bias=bias)
     total, losses = _plain(plain)
     (total / 3).backward()
-    found, each = linear_cross_entropy(**chunked, chunk_elements=chunk_tokens * _VOCAB)
+    found, each, _ = linear_cross_entropy(**chunked, chunk_elements=chunk_tokens * _VOCAB)
     (found / 3).backward()
     assert not each.requires_grad
     _assert_close(found.detach(), total.detach(), 1e-6)
@@ -113,7 +113,7 @@ def test_no_tensor_is_larger_than_a_chunk_or_a_gradient() -> None:
 
     gradient = _VOCAB * _WIDTH
     with _Largest() as largest, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        total, _ = linear_cross_entropy(**inputs, chunk_elements=4 * _VOCAB)
+        total, _, _ = linear_cross_entropy(**inputs, chunk_elements=4 * _VOCAB)
         total.backward()
     assert sorted(saved) == [_TOKENS * _WIDTH, gradient]
     assert largest.elements == gradient < _TOKENS * _VOCAB
@@ -134,7 +134,7 @@ def test_no_product_is_computed_twice_or_for_nothing(frozen: bool, products: int
 def test_without_gradients_the_losses_are_the_same() -> None:
     inputs = _inputs(bias=True)
     with torch.no_grad():
-        _, losses = linear_cross_entropy(**inputs, chunk_elements=3 * _VOCAB)
+        _, losses, _ = linear_cross_entropy(**inputs, chunk_elements=3 * _VOCAB)
     _assert_close(losses, _plain(_inputs(bias=True))[1], 1e-6)
 
 

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
+from pipeline.trainer.accuracy import Scorer
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.example_trees import ExampleTrees
@@ -24,11 +26,21 @@ class Evaluation:
     """Empty unless `eval_on_each_dataset` asks for it."""
     num_examples: int
     seconds: float
+    scores: dict[str, float] = field(default_factory=dict)
+    """What `compute_accuracy` counts, by name; of a dataset `<dataset>_<name>`."""
 
-    def losses(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """As Transformers names them."""
         each = {f"eval_{name}_loss": loss for name, loss in self.by_dataset.items()}
-        return {"eval_loss": self.loss, **each}
+        scores = {f"eval_{name}": score for name, score in self.scores.items()}
+        return {"eval_loss": self.loss, **each, **scores}
+
+
+def has_stopped_improving(losses: list[float], patience: int | None) -> bool:
+    """Whether the last `patience` evaluations all found no lower loss than one before; None: no."""
+    if patience is None or len(losses) <= patience:
+        return False
+    return not min(losses[-patience:]) < min(losses[:-patience])
 
 
 def evaluate(
@@ -38,6 +50,7 @@ def evaluate(
     load: Callable[[list[int]], MicroBatch],
     strategy: Strategy,
     distributed: Distributed,
+    scorer: Scorer | None,
 ) -> Evaluation:
     """Measure the model as it is; called by all ranks.
 
@@ -46,16 +59,28 @@ def evaluate(
     started = time.monotonic()
     groups = plan.held_out_by_dataset() if args.eval_on_each_dataset else {"": plan.held_out}
     sums: list[list[torch.Tensor]] = []  # on the device: the host waits for them once
+    counts = np.zeros((len(groups), Scorer.num_counts))
     with strategy.evaluating():
-        for documents in groups.values():
+        for counted, documents in zip(counts, groups.values(), strict=True):
             losses: list[torch.Tensor] = []
             batches = plan.evaluation(
                 documents, distributed.data_rank, args.per_device_eval_batch_size
             )
             for micro_batch in prefetch(load, batches, distributed.device):
-                losses.append(strategy.losses(micro_batch).total)
+                found = strategy.losses(micro_batch)
+                losses.append(found.total)
+                if scorer is not None and found.predictions is not None:
+                    counted += scorer.count(micro_batch, found.predictions)
             sums.append(losses)
     totals = distributed.all_reduce([sum(loss.item() for loss in losses) for losses in sums])
+    scores: dict[str, float] = {}
+    if scorer is not None:
+        counts = distributed.all_reduce(counts)
+        scores = scorer.metrics(counts.sum(axis=0))
+        for name, of_group in zip(groups, counts, strict=True):
+            if args.eval_on_each_dataset:
+                each_score = scorer.metrics(of_group)
+                scores |= {f"{name}_{key}": score for key, score in each_score.items()}
     weights = [sum(map(data.loss_weight, documents.tolist())) for documents in groups.values()]
     each = {
         name: total / weight for name, total, weight in zip(groups, totals, weights, strict=True)
@@ -65,4 +90,5 @@ def evaluate(
         by_dataset=each if args.eval_on_each_dataset else {},
         num_examples=data.num_examples(plan.held_out),
         seconds=time.monotonic() - started,
+        scores=scores,
     )

@@ -25,14 +25,14 @@ def linear_cross_entropy(
     weights: torch.Tensor,
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The weighted sum of the negative log likelihoods of `hidden @ weight.T + bias`, and each.
 
     hidden (N, H), weight (V, H), bias (V,), labels and weights (N,). Under autocast the products
     are in its precision; likelihoods and sums are fp32 always.
 
     Returns: the sum, from which gradients flow; the likelihoods (N,), without gradient, 0 where the
-        label is IGNORE_INDEX.
+        label is IGNORE_INDEX; without gradients also the likeliest tokens (N,).
     """
     device = hidden.device.type
     dtype = weight.dtype
@@ -41,7 +41,14 @@ def linear_cross_entropy(
     # Within the function autocast would cast the weight once per chunk.
     with torch.autocast(device, enabled=False):
         return _LinearCrossEntropy.apply(
-            hidden, weight, bias, labels, weights, dtype, max(1, chunk_elements // len(weight))
+            hidden,
+            weight,
+            bias,
+            labels,
+            weights,
+            dtype,
+            max(1, chunk_elements // len(weight)),
+            torch.is_grad_enabled(),  # needs_input_grad does not know
         )
 
 
@@ -56,11 +63,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weights: torch.Tensor,
         dtype: torch.dtype,
         chunk_tokens: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        gradients = _Gradients.zeros(ctx.needs_input_grad, hidden, weight, bias)
+        is_training: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        needed = ctx.needs_input_grad if is_training else (False,) * 3
+        gradients = _Gradients.zeros(needed, hidden, weight, bias)
         low_weight = weight.to(dtype)
         low_bias = None if bias is None else bias.to(dtype)
-        losses = []
+        losses, predictions = [], []
         chunks = zip(*(t.split(chunk_tokens) for t in (hidden, labels, weights)), strict=True)
         for number, (part, part_labels, part_weights) in enumerate(chunks):
             low = part.to(dtype)
@@ -70,6 +79,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             index = part_labels.clamp(min=0)[:, None]
             picked = log_probabilities.gather(1, index)
             losses.append(torch.where(is_label, -picked.squeeze(1), 0.0))
+            if not is_training:
+                predictions.append(logits.argmax(dim=-1))
             if gradients.any:
                 scale = torch.where(is_label, part_weights, 0.0)[:, None]
                 error = torch.exp(log_probabilities, out=logits)  # the logits have done their duty
@@ -81,19 +92,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         all_losses = torch.cat(losses)
         ctx.save_for_backward(gradients.hidden, gradients.in_dtype(weight), gradients.bias)
         ctx.mark_non_differentiable(all_losses)
-        return (all_losses * weights).sum(), all_losses
+        total = (all_losses * weights).sum()
+        return total, all_losses, None if is_training else torch.cat(predictions)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # by the decorator
-        ctx: Any, of_total: torch.Tensor, _of_losses: torch.Tensor
+        ctx: Any, of_total: torch.Tensor, _of_losses: torch.Tensor, _of_predictions: None
     ) -> tuple[torch.Tensor | None, ...]:
         scaled = [
             # In place: nobody else has them, and the weight's is the largest tensor of the model.
             None if gradient is None else gradient.mul_(of_total)
             for gradient in ctx.saved_tensors
         ]
-        return (*scaled, None, None, None, None)
+        return (*scaled, None, None, None, None, None)
 
 
 class _Gradients:

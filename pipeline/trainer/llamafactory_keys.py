@@ -14,12 +14,12 @@ LLAMAFACTORY_KEYS = frozenset(
     apollo_scale_type apollo_target apollo_update_interval asft_alpha audio_sampling_rate
     auto_find_batch_size average_tokens_across_devices badam_mask_mode badam_mode
     badam_start_block badam_switch_interval badam_switch_mode badam_update_ratio badam_verbose
-    batch_eval_metrics bf16_full_eval buffer_size cache_dir compute_accuracy
+    batch_eval_metrics bf16_full_eval buffer_size cache_dir
     crop_to_patches data_shared_file_system dataloader_drop_last dataloader_in_order
     dataloader_multiprocessing_context dataloader_persistent_workers dataloader_pin_memory
     dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
     ddp_find_unused_parameters ddp_static_graph debug default_system disable_tqdm do_eval
-    do_predict do_sample dpo_label_smoothing eaft_alpha early_stopping_steps
+    do_predict do_sample dpo_label_smoothing eaft_alpha
     enable_jit_checkpoint enable_torch_profiler eval_accumulation_steps
     eval_delay eval_do_concat_batches eval_num_beams
     eval_on_start eval_use_gather_object export_device export_dir

@@ -35,13 +35,18 @@ class LossHead(nn.Linear):
         weights: torch.Tensor | None = None,
     ) -> Any:
         """input (..., H) -> logits (..., V); with labels and weights (B, K) for input (B, K, H):
-        the weighted sum of losses, and the losses (B, K)."""
+        the weighted sum of losses, the losses (B, K), and without gradients the likeliest tokens
+        (B, K)."""
         if labels is None or weights is None:
             return super().forward(input)
-        total, losses = linear_cross_entropy(
+        total, losses, predictions = linear_cross_entropy(
             input.flatten(0, 1), self.weight, self.bias, labels.flatten(), weights.flatten()
         )
-        return total, losses.view_as(labels)
+        return (
+            total,
+            losses.view_as(labels),
+            None if predictions is None else predictions.view_as(labels),
+        )
 
 
 def install_loss_head(model: Any) -> LossHead | None:

@@ -20,6 +20,7 @@ import torch
 from pipeline.errors import ConfigError, InterruptedRun, TrainError
 from pipeline.files import write_json
 from pipeline.progress import show_progress
+from pipeline.trainer.accuracy import Scorer
 from pipeline.trainer.announce import announce
 from pipeline.trainer.anomaly import Watch
 from pipeline.trainer.args import TrainArgs
@@ -30,7 +31,7 @@ from pipeline.trainer.data.load import load_micro_batch
 from pipeline.trainer.data.prefetch import prefetch
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.data.tokenize import TokenizerSource
-from pipeline.trainer.evaluation import evaluate
+from pipeline.trainer.evaluation import evaluate, has_stopped_improving
 from pipeline.trainer.lr_schedule import learning_rate_at
 from pipeline.trainer.metrics import RunLog
 from pipeline.trainer.model import load_config
@@ -135,12 +136,16 @@ class _Run:
             self._micro_batch, self._work_of_this_rank(), distributed.device
         )
         earlier = checkpoint.manifest["progress"] if checkpoint else {}
+        self._eval_losses = [
+            entry["eval_loss"] for entry in earlier.get("log_history", []) if "eval_loss" in entry
+        ]
         self._clock = RankClock(distributed.device)
         self._skips = args.on_anomaly == "skip"
         watched = checkpoint.manifest.get("watch", {}) if checkpoint else {}
         self._watch = Watch(args.spike_threshold, watched)
         self._anomaly: str | None = None
         self._skipped_in_a_row = 0
+        self._scorer = Scorer(self._tokenizer) if args.compute_accuracy else None
         self._log: RunLog | None = None
         if distributed.is_main:
             self._log = RunLog(args, plan, StepWindow.of(planned, distributed), earlier)
@@ -157,6 +162,15 @@ class _Run:
                 self._save()
             if stopping and self._step < self._plan.total_steps:
                 self._interrupt(stop)
+            if has_stopped_improving(self._eval_losses, self._args.early_stopping_steps):
+                logger.info(
+                    "early_stopping_steps: the last %s evaluations found no lower loss; the "
+                    "training ends after step %d of %d",
+                    self._args.early_stopping_steps,
+                    self._step,
+                    self._plan.total_steps,
+                )
+                break
 
     def _one_step(self, step: int, stop: StopRequest) -> bool:
         """Returns: some rank was asked to stop."""
@@ -170,7 +184,7 @@ class _Run:
         for number in range(num_micro_batches):
             with self._clock.waiting_for_data():
                 micro_batch = next(self._micro_batches)
-            loss, _, load = self._strategy.losses(micro_batch)
+            loss, _, load, _ = self._strategy.losses(micro_batch)
             is_last = number == num_micro_batches - 1
             if is_last:
                 self._clock.computed()
@@ -273,7 +287,9 @@ class _Run:
             self._micro_batch,
             self._strategy,
             self._distributed,
+            self._scorer,
         )
+        self._eval_losses.append(found.loss)
         if self._log is not None:
             self._log.record_evaluation(self._step, found)
 

@@ -136,12 +136,12 @@ class RunLog:
     def record_evaluation(self, step: int, found: Evaluation) -> None:
         """What was measured after `step`."""
         self._last_time += found.seconds  # not the time of a step
-        line = {**self._position(), **found.losses()}
+        line = {**self._position(), **found.metrics()}
         self._append(line)
         rate = found.num_examples / max(found.seconds, 1e-9)
         entry = {
             "epoch": line["epoch"],
-            **found.losses(),
+            **found.metrics(),
             "eval_runtime": round(found.seconds, 4),
             "eval_samples_per_second": round(rate, 3),
             "step": step,

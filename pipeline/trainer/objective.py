@@ -25,6 +25,8 @@ class Losses(NamedTuple):
     """(B, K), fp32, without gradient: negative log likelihoods, 0 where there is no label."""
     expert_load: torch.Tensor | None = None
     """(layers, experts): how many tokens chose each expert; None for a dense model."""
+    predictions: torch.Tensor | None = None
+    """(B, K): the likeliest tokens; None where gradients are made."""
 
 
 class SupervisedObjective(nn.Module):
@@ -43,20 +45,24 @@ class SupervisedObjective(nn.Module):
         """`fields`: those of a `MicroBatch`; wrappers look for tensors among them."""
         batch = MicroBatch(**fields)
         with self._routers.watched() as seen:
-            total, losses = self._token_losses(batch)
+            total, losses, predictions = self._token_losses(batch)
         balance = self._routers.balance_loss(seen, batch) if self.training else None
         if balance is not None:
             total = total + balance
-        return Losses(total, losses, expert_load(seen, batch))
+        return Losses(total, losses, expert_load(seen, batch), predictions)
 
-    def _token_losses(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns: the weighted sum, and (B, K) without gradient."""
+    def _token_losses(
+        self, batch: MicroBatch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Returns: the weighted sum, and (B, K) each: the losses and what `Losses` predicts."""
         # Asked every time: a strategy may put another module in its place.
         head = _causal_lm(self.model).get_output_embeddings()
         if isinstance(head, LossHead):
             return head(self._states(batch), batch.labels, batch.weights)
-        losses = token_losses(self._logits(batch), batch.labels)
-        return (losses * batch.weights).sum(), losses.detach()
+        logits = self._logits(batch)
+        losses = token_losses(logits, batch.labels)
+        predictions = None if torch.is_grad_enabled() else logits.argmax(dim=-1)
+        return (losses * batch.weights).sum(), losses.detach(), predictions
 
     def _states(self, batch: MicroBatch) -> torch.Tensor:
         """(B, K, H): the last hidden states at the labelled positions."""

@@ -26,6 +26,28 @@ class EvaluationKeys(StrictModel):
     per_device_eval_batch_size: int = Field(default=8, ge=1)
     """Sequences per rank and batch of an evaluation."""
 
+    compute_accuracy: bool = False
+    """Also measure how often the likeliest token is the right one (`eval_accuracy`, as in
+    LLaMA-Factory the mean over examples), and the same of tool calls: `eval_call_accuracy` and
+    `eval_argument_accuracy` of their tokens, `eval_call_exact_match` of whole calls."""
+    early_stopping_steps: Annotated[int, Field(ge=1)] | None = None
+    """End the training after so many evaluations in a row without a lower `eval_loss`. null: never
+    before the last step."""
+
+    @field_validator("compute_accuracy")
+    @classmethod
+    def _whole_sequences(cls, compute_accuracy: bool, info: ValidationInfo) -> bool:
+        if compute_accuracy and info.data.get("sequence_parallel_size", 1) > 1:
+            raise ValueError("needs sequences that one rank has whole: sequence_parallel_size 1")
+        return compute_accuracy
+
+    @field_validator("early_stopping_steps")
+    @classmethod
+    def _during_training(cls, early_stopping_steps: int | None, info: ValidationInfo) -> int | None:
+        if early_stopping_steps is not None and info.data.get("eval_strategy") == "no":
+            raise ValueError("needs evaluations: set eval_strategy to steps or epoch")
+        return early_stopping_steps
+
     @field_validator("eval_dataset")
     @classmethod
     def _instead_of_held_out_rows(
