@@ -257,6 +257,6 @@ def test_keys_that_cannot_work_together_are_refused(
 @pytest.mark.slow
 def test_ranks_share_the_counting(tiny_model: Path, tmp_path: Path) -> None:
     dataset_dir = write_dataset(tmp_path / "data", _rows(12))
-    args = _args(tiny_model, dataset_dir, tmp_path / "run", share_prefixes=False)
+    args = _args(tiny_model, dataset_dir, tmp_path / "run", share_prefixes=False, fsdp=True)
     run(args, ranks=2)
     assert _found(tmp_path / "run") == pytest.approx(_plainly(args), abs=1e-9)

@@ -185,12 +185,13 @@ def test_deepspeed_cannot_skip(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_ranks_skip_the_same_step(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fsdp", [None, "full_shard"])
+def test_all_ranks_skip_the_same_step(tiny_model: Path, tmp_path: Path, fsdp: str | None) -> None:
     """The row is odd for the gradient of both."""
     rows = [_row("the test failed again so we fix the file and read what is wrong")] * 48
     rows[2 * _ODD_STEP - 1] = rows[2 * _ODD_STEP - 2] = _row("no")
     dataset_dir = write_dataset(tmp_path / "data", rows)
-    args = _args(tiny_model, dataset_dir, tmp_path / "run", on_anomaly="skip")
+    args = _args(tiny_model, dataset_dir, tmp_path / "run", on_anomaly="skip", fsdp=fsdp)
     run(args, ranks=2)
     (found,) = _anomalies(tmp_path / "run")
     assert found["rows"] == [f"demo:{2 * _ODD_STEP - 2}", f"demo:{2 * _ODD_STEP - 1}"]
