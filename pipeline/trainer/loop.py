@@ -58,6 +58,7 @@ from pipeline.trainer.resume import (
     trained_weights,
 )
 from pipeline.trainer.rope import check_positions
+from pipeline.trainer.stall import StallWatch
 from pipeline.trainer.stop import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class _Run:
             entry["eval_loss"] for entry in earlier.get("log_history", []) if "eval_loss" in entry
         ]
         self._clock = RankClock(distributed.device)
+        self._stall_watch = StallWatch(distributed.rank, args.stall_seconds)
         self._skips = args.on_anomaly == "skip"
         watched = checkpoint.manifest.get("watch", {}) if checkpoint else {}
         self._watch = Watch(args.spike_threshold, watched)
@@ -154,7 +156,9 @@ class _Run:
     def steps(self, stop: StopRequest) -> None:
         self._write_status("running")
         while self._step < self._plan.total_steps:
+            self._stall_watch.begin(self._step + 1)
             stopping = self._one_step(self._step + 1, stop)
+            self._stall_watch.end()
             self._step += 1
             if self._is_eval_step():
                 self._evaluate()
@@ -346,6 +350,7 @@ class _Run:
 
     def _interrupt(self, stop: StopRequest) -> None:
         """Save so that the run can go on from here, and end it."""
+        self._stall_watch.close()
         if self._saved_step != self._step or self._args.save_only_model:
             self._save(only_model=False)
         name = stop.signal_name or "a signal to another rank"
@@ -363,6 +368,7 @@ class _Run:
 
     def finish(self) -> None:
         """Final weights, tokenizer and results."""
+        self._stall_watch.close()
         self._strategy.save_weights(self._output_dir)
         if self._log is not None:
             self._write_extras(self._output_dir)

@@ -13,7 +13,9 @@ Tracker = Literal["none", "tensorboard", "wandb", "trackio", "mlflow"]
 class ReportingKeys(StrictModel):
     """What a run tells while it goes on, and what it does about it."""
 
-    native_keys: ClassVar[frozenset[str]] = frozenset({"on_anomaly", "spike_threshold"})
+    native_keys: ClassVar[frozenset[str]] = frozenset(
+        {"on_anomaly", "spike_threshold", "stall_seconds"}
+    )
 
     logging_steps: int = Field(default=1, ge=1)
     """Optimizer steps between two log lines."""
@@ -32,6 +34,10 @@ class ReportingKeys(StrictModel):
     spike_threshold: Annotated[float, Field(gt=0)] | None = 10.0
     """How far above the median of the last 64 steps a spike is, in standard deviations (estimated
     by the median absolute deviation). null: nothing is a spike."""
+
+    stall_seconds: Annotated[float, Field(ge=0)] | None = None
+    """Seconds after which a step that has not ended is reported, with the place where each rank
+    waits. null: 20 times the usual step, at least a minute; 0: never."""
 
     @field_validator("on_anomaly")
     @classmethod
