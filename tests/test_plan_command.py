@@ -115,6 +115,8 @@ def test_the_plan_in_words(args: TrainArgs) -> None:
     assert lines[2].startswith("data: 24 rows, ")
     assert lines[3].startswith(f"fill {told['fill']:.4f} | balance 1.0000")
     assert lines[4].startswith("lost: 0 tokens by the plan; ")
+    assert lines[-1].startswith("memory: 0.0")
+    assert told["memory"]["predicted_bytes"] == sum(told["memory"]["classes"].values())
     assert told["computed_tokens"] < told["tokens"]
     assert lines[5] == (
         f"shared prefixes: the {told['tokens']:,} tokens of {told['examples']} examples are "
@@ -123,7 +125,7 @@ def test_the_plan_in_words(args: TrainArgs) -> None:
     )
     separate = _plan(args.model_copy(update={"share_prefixes": False})).splitlines()
     assert separate[1].endswith(f"{told['examples']} examples; 0 more are held out")
-    assert len(separate) == 5
+    assert len(separate) == 6
 
 
 @pytest.mark.parametrize("packing", [True, False])

@@ -41,6 +41,7 @@ def plan(
     from pipeline.trainer.args import load_train_args
     from pipeline.trainer.data.build import open_or_build
     from pipeline.trainer.data.plan_report import PlanQuality, report
+    from pipeline.trainer.memory.memory_plan import plan_run
     from pipeline.trainer.parallel.groups import num_data_ranks
     from pipeline.trainer.planned_run import PlannedRun
     from pipeline.trainer.preview.check import check_tensors
@@ -58,18 +59,20 @@ def plan(
             grouped = args.model_copy(update={"group_by_length": True})
             quality = PlanQuality.of(PlannedRun.of(grouped, store, data_ranks).plan)
             found["balance_grouped_by_length"] = quality.to_record()["balance"]
+        memory = plan_run(planned, ranks, on_accelerator=not args.use_cpu and bool(accelerators()))
+        found["memory"] = None if memory is None else memory.to_record()
         if check:
             with show_progress("check", "examples") as shown:
                 found["check"] = check_tensors(planned, shown).to_record()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        typer.echo("\n".join(_lines(found, planned.args)))
+        typer.echo("\n".join(_lines(found, planned.args, memory and memory.describe())))
     if check and not found["check"]["is_equal"]:
         raise typer.Exit(int(ExitCode.FAILED))
 
 
-def _lines(found: dict[str, Any], args: "TrainArgs") -> list[str]:
+def _lines(found: dict[str, Any], args: "TrainArgs", memory: str | None) -> list[str]:
     documents = "trees of examples" if args.share_prefixes else "examples"
     what = "packed sequences" if args.packs else documents
     ranks = f"{found['world_size']} ranks"
@@ -107,6 +110,8 @@ def _lines(found: dict[str, Any], args: "TrainArgs") -> list[str]:
             f"shared prefixes: the {found['tokens']:,} tokens of {found['examples']:,} examples "
             f"are computed as {found['computed_tokens']:,}, {ratio:.1f} times fewer"
         )
+    if memory is not None:
+        lines.append(f"memory: {memory}")
     return lines + (_check_lines(found["check"]) if "check" in found else [])
 
 

@@ -33,6 +33,7 @@ from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.evaluation import evaluate, has_stopped_improving
 from pipeline.trainer.lr_schedule import learning_rate_at
+from pipeline.trainer.memory.check import MemoryCheck
 from pipeline.trainer.metrics import RunLog
 from pipeline.trainer.model import load_config
 from pipeline.trainer.output_dir import (
@@ -96,16 +97,19 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     check_same_weights(checkpoint, args)
     _prepare_output_dir(args, checkpoint, distributed)
     context = ContextParallel.of(args, distributed)
+    memory = MemoryCheck(planned, distributed)
     _seed(args, args.seed)  # new adapters are the same on all ranks, dropout is not
-    strategy = make_strategy(args, distributed)
+    with memory.explained(step=None):
+        strategy = make_strategy(args, distributed)
     _seed(args, args.seed + distributed.rank)
     if checkpoint is not None:
         check_same_strategy(checkpoint, strategy, distributed)
         strategy.load_state(checkpoint.directory)
         restore_random_state(checkpoint, distributed)
-    run = _Run(planned, strategy, distributed, context, checkpoint)
+    run = _Run(planned, strategy, distributed, context, memory, checkpoint)
     if distributed.is_main:
         announce(planned, strategy, distributed, context, checkpoint)
+        memory.announce()
     stop.training = True
     run.steps(stop)
     run.finish()
@@ -122,6 +126,7 @@ class _Run:
         strategy: Strategy,
         distributed: Distributed,
         context: ContextParallel | None,
+        memory: MemoryCheck,
         checkpoint: Checkpoint | None,
     ) -> None:
         self._args = args = planned.args
@@ -130,6 +135,7 @@ class _Run:
         self._strategy = strategy
         self._distributed = distributed
         self._context = context
+        self._memory = memory
         self._output_dir = Path(args.output_dir)
         self._step = checkpoint.step if checkpoint else 0
         self._saved_step = self._step if checkpoint else None
@@ -157,7 +163,8 @@ class _Run:
         self._write_status("running")
         while self._step < self._plan.total_steps:
             self._stall_watch.begin(self._step + 1)
-            stopping = self._one_step(self._step + 1, stop)
+            with self._memory.of_step(self._step + 1):
+                stopping = self._one_step(self._step + 1, stop)
             self._stall_watch.end()
             self._step += 1
             if self._is_eval_step():
@@ -385,6 +392,7 @@ class _Run:
                     "num_examples": self._data.num_examples(documents),
                     "num_rows_rejected": counts.rows_rejected,
                     "num_turns_over_cutoff": counts.turns_over_cutoff,
+                    "memory_plan": self._memory.to_record(),
                 }
             )
             if self._args.plot_loss:

@@ -63,12 +63,6 @@ def load_model(
     Raises: TrainError: there is no such model, or the keys do not fit it.
     """
     config = load_config(args)
-    frozen_dtype = torch.bfloat16 if args.bf16 and args.finetuning_type != "full" else dtype
-    implementation = _ATTENTION[args.flash_attn]
-    if args.concatenates and args.flash_attn == "auto":
-        implementation = packed_implementation(config)
-    if args.sequence_parallel_size > 1:
-        implementation = CONTEXT_PARALLEL
     loader, device_map = AutoModelForCausalLM, None
     if partitioning is not None:
         loader = partitioning.class_for(config, trust_remote_code=args.trust_remote_code)
@@ -79,14 +73,44 @@ def load_model(
             config=config,
             revision=args.model_revision,
             trust_remote_code=args.trust_remote_code,
-            dtype=frozen_dtype,
-            quantization_config=quantization_config(args, frozen_dtype),
-            attn_implementation=implementation,
+            dtype=_frozen_dtype(args, dtype),
+            quantization_config=quantization_config(args, _frozen_dtype(args, dtype)),
+            attn_implementation=_attention(args, config),
             device_map=device_map,
         )
     except (ImportError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TrainError(f"{args.model_name_or_path}: cannot load the model: {reason}") from error
+    return _prepared(model, args, dtype)
+
+
+def empty_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
+    """As `load_model`, with weights that nobody has read: for what they need, not what they say."""
+    config = load_config(args)
+    model = AutoModelForCausalLM.from_config(
+        config,
+        trust_remote_code=args.trust_remote_code,
+        dtype=_frozen_dtype(args, dtype),
+        attn_implementation=_attention(args, config),
+    )
+    # Neither given adapters nor the decomposition of weights are there.
+    changed = {"adapter_name_or_path": None, "pissa_init": False}
+    return _prepared(model, args.model_copy(update=changed), dtype)
+
+
+def _attention(args: TrainArgs, config: Any) -> str:
+    if args.sequence_parallel_size > 1:
+        return CONTEXT_PARALLEL
+    if args.concatenates and args.flash_attn == "auto":
+        return packed_implementation(config)
+    return _ATTENTION[args.flash_attn]
+
+
+def _frozen_dtype(args: TrainArgs, dtype: torch.dtype) -> torch.dtype:
+    return torch.bfloat16 if args.bf16 and args.finetuning_type != "full" else dtype
+
+
+def _prepared(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     if args.sequence_parallel_size > 1:
         check_attention_is_shared(model, args.model_name_or_path)
     if args.packs:

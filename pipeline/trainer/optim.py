@@ -38,6 +38,11 @@ def make_optimizer(model: torch.nn.Module, args: TrainArgs) -> torch.optim.Optim
     return torch.optim.AdamW(groups, fused=fused, **adamw)
 
 
+def has_compact_moments(args: TrainArgs) -> bool:
+    """Are the moments smaller than those that AdamW keeps in the dtype of the weights?"""
+    return args.optim in _COMPACT and not args.use_muon
+
+
 def _groups(parameters: Named, args: TrainArgs) -> list[dict[str, Any]]:
     """Parameters by weight decay and, under LoRA+, by learning rate."""
     groups: dict[tuple[bool, float], dict[str, Any]] = {}

@@ -1,0 +1,64 @@
+"""How much memory this process really took for the model, at most."""
+
+import contextlib
+import resource
+from pathlib import Path
+
+import psutil
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_FORGET_PEAK = "5"  # Linux, Documentation/filesystems/proc.rst: "reset the peak resident set size"
+
+
+class PeakMeter:
+    """Made before the model is loaded: what was there already does not count.
+
+    On an accelerator bytes of tensors (the allocator's peak); on CPU resident memory, which has
+    what libraries take as well. CPUs outside Linux are not measured.
+    """
+
+    def __init__(self, device: torch.device, num_processes: int) -> None:
+        """`num_processes` share the main memory of this machine."""
+        self._device = device
+        self.room_bytes = _room(device, num_processes)
+        """What the model can have."""
+        self._before = 0 if device.type != "cpu" else _resident("VmRSS") or 0
+
+    def restart(self) -> None:
+        """Forget the peak so far: that of loading."""
+        if self._device.type == "cpu":
+            with contextlib.suppress(OSError):
+                _CLEAR.write_text(_FORGET_PEAK)
+        elif self._device.type != "mps":
+            torch.accelerator.reset_peak_memory_stats(self._device)
+
+    def peak_bytes(self) -> int | None:
+        """Since `restart`. None: this machine does not say."""
+        if self._device.type == "cpu":
+            peak = _resident("VmHWM")
+            return None if peak is None else peak - self._before
+        if self._device.type == "mps":
+            return None
+        return torch.accelerator.max_memory_allocated(self._device)
+
+
+def _resident(field: str) -> int | None:
+    """Bytes, from a line like `VmHWM:  123 kB`."""
+    try:
+        lines = _STATUS.read_text("ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split() for line in lines if line.startswith(f"{field}:")]
+    return int(found[0][1]) * 1024 if found else None
+
+
+def _room(device: torch.device, num_processes: int) -> int:
+    if device.type not in ("cpu", "mps"):
+        return torch.accelerator.get_memory_info(device)[0]
+    free = psutil.virtual_memory().available // num_processes
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return free
+    return max(0, min(free, limit - psutil.Process().memory_info().vms))
