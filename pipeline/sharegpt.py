@@ -25,8 +25,9 @@ from pipeline.errors import DataError
 from pipeline.jsonl import encode_json
 from pipeline.trajectory import Message, ToolCall, Trajectory, chat_messages
 
-LfFormat = Literal["structured", "rendered"]
-"""structured: this module's form. rendered: {"messages": [{"role", "content"}]}, plain text."""
+LfFormat = Literal["structured", "rendered", "text"]
+"""structured: this module's form. rendered: {"messages": [{"role", "content"}]}, plain text.
+text: {"text": str}, for pre-training."""
 
 Chat = list[dict[str, Any]]
 
@@ -174,12 +175,16 @@ def from_sharegpt(row: Any) -> tuple[Chat, list[dict[str, Any]]]:
 
 
 def detect_format(row: Any) -> LfFormat:
-    """Which of the two forms one example has. Raises: DataError: neither."""
+    """Which of the forms one example has. Raises: DataError: none of them."""
     if isinstance(row, dict) and isinstance(row.get("conversations"), list):
         return "structured"
     if isinstance(row, dict) and isinstance(row.get("messages"), list):
         return "rendered"
-    raise DataError("conversations: missing; expected an object with conversations or messages")
+    if isinstance(row, dict) and isinstance(row.get("text"), str):
+        return "text"
+    raise DataError(
+        "conversations: missing; expected an object with conversations, messages or text"
+    )
 
 
 def _check_turn(turn: Any, keys: tuple[str, ...], where: str) -> None:

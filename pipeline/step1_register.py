@@ -1,6 +1,7 @@
 """STEP 1: an entry for the data file in `dataset_info.json`, where LLaMA-Factory looks it up.
 
     {"<name>": {"file_name", "formatting": "sharegpt", "columns": {...}, "tags": {...}}}
+    {"<name>": {"file_name", "formatting": "alpaca", "columns": {"prompt": "text"}}}    texts
 
 The file is shared: other entries keep their place and content, a lock keeps two runs from losing
 each other's entry, and a file that is not what it should be is left alone.
@@ -21,6 +22,7 @@ INFO_FILE = "dataset_info.json"
 
 # All tags are spelt out: LLaMA-Factory resets those that a partial `tags` does not name.
 _STRUCTURED = {
+    "formatting": "sharegpt",
     "columns": {"messages": "conversations", "tools": "tools"},
     "tags": {
         "role_tag": "from",
@@ -33,6 +35,7 @@ _STRUCTURED = {
     },
 }
 _PLAIN = {
+    "formatting": "sharegpt",
     "columns": {"messages": "messages"},
     "tags": {
         "role_tag": "role",
@@ -43,6 +46,12 @@ _PLAIN = {
         "function_tag": "function_call",
         "system_tag": "system",
     },
+}
+_TEXT = {"formatting": "alpaca", "columns": {"prompt": "text"}}
+_SHAPES: dict[LfFormat, dict[str, Any]] = {
+    "structured": _STRUCTURED,
+    "rendered": _PLAIN,
+    "text": _TEXT,
 }
 
 
@@ -72,8 +81,7 @@ def dataset_entry(dataset_dir: Path, lf_file: Path, lf_format: LfFormat) -> dict
     """The entry for a file: by its name alone if it lies in `dataset_dir`, else absolute."""
     inside = lf_file.resolve().is_relative_to(dataset_dir.resolve())
     target = lf_file.resolve().relative_to(dataset_dir.resolve()) if inside else lf_file.resolve()
-    shape = _STRUCTURED if lf_format == "structured" else _PLAIN
-    return {"file_name": target.as_posix(), "formatting": "sharegpt", **shape}
+    return {"file_name": target.as_posix(), **_SHAPES[lf_format]}
 
 
 def read_info(info_file: Path) -> dict[str, Any]:

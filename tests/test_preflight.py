@@ -400,6 +400,20 @@ def test_a_file_of_examples_is_validated(config: Path):
     assert found.startswith(f"FAIL  source: {file}: not a JSON array: ")
 
 
+def test_texts_are_for_stage_pt_and_conversations_are_not(config: Path):
+    file = config.parent / "books.txt"
+    file.write_text("the first text\n\nand the second one\n")
+    local = ("source.type=local_lf", f"source.lf_path={file}")
+    found = lines(config, *local, "training.stage=pt")
+    assert of("source", found) == [f"OK    source: {file}: 2 rows (text)"]
+    assert "2 examples" in of("tokens", found)[0]
+    assert "in 1 packed sequences" in of("tokens", found)[0]
+    (refused,) = of("tokens", bad(config, *local))
+    assert "none of 2 rows can be rendered: row 0: conversations: missing" in refused
+    (refused,) = of("tokens", bad(config, "training.stage=pt"))
+    assert "stage pt trains on texts, not on conversations" in refused
+
+
 def test_a_changed_dataset_entry_is_announced(config: Path):
     info = config.parent / "artifacts" / "data" / "lf_data" / "dataset_info.json"
     info.parent.mkdir(parents=True)

@@ -40,6 +40,15 @@ def test_plain_messages_have_other_columns_and_an_outside_file_is_absolute(tmp_p
     assert (entry["tags"]["role_tag"], len(entry["tags"])) == ("role", 7)
 
 
+def test_texts_are_registered_as_llamafactory_reads_them_for_pretraining(tmp_path):
+    register(tmp_path, "books", tmp_path / "books.txt", "text")
+    assert json.loads((tmp_path / "dataset_info.json").read_text())["books"] == {
+        "file_name": "books.txt",
+        "formatting": "alpaca",
+        "columns": {"prompt": "text"},
+    }
+
+
 def test_other_entries_keep_order_and_content(tmp_path):
     info_file = tmp_path / "dataset_info.json"
     others = {"z": {"file_name": "\u4e2d.json", "num_samples": 3}, "a": {"hf_hub_url": "x/y"}}

@@ -291,5 +291,5 @@ def test_a_dataset_that_cannot_be_found_says_why(tmp_path: Path, info: Any, mess
         text = info if isinstance(info, str) else json.dumps(info)
         (tmp_path / "dataset_info.json").write_text(text)
     with pytest.raises(DataError) as caught:
-        find_datasets(tmp_path, "demo")
+        find_datasets(tmp_path, "demo", "sft")
     assert message in str(caught.value)

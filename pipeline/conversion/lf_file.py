@@ -14,8 +14,9 @@ import msgspec
 
 from pipeline.errors import DataError
 from pipeline.files import atomic_open
-from pipeline.jsonl import NotJsonError, parse_json, parse_json_leniently
+from pipeline.jsonl import NotJsonError, encode_json, parse_json, parse_json_leniently
 from pipeline.sharegpt import LfFormat, detect_format, from_sharegpt
+from pipeline.text_rows import TEXT_SUFFIX, read_text_rows
 
 _NUM_ERRORS_SHOWN = 5
 
@@ -47,11 +48,14 @@ class LfSummary:
 
 
 def read_rows(lf_file: Path) -> Iterator[bytes]:
-    """The examples as undecoded JSON, in file order.
+    """The examples as undecoded JSON, in file order; of a .txt file, its lines.
 
     Raises: DataError: the file is missing, or is neither an array nor lines of JSON.
     """
     try:
+        if lf_file.suffix == TEXT_SUFFIX:
+            yield from map(encode_json, read_text_rows(lf_file))
+            return
         data = lf_file.read_bytes()
     except OSError as error:
         raise DataError(
@@ -86,8 +90,10 @@ def validate_lf(lf_file: Path) -> LfSummary:
     for num_rows, raw in enumerate(read_rows(lf_file), 1):
         try:
             row = parse_json(raw)[0]
-            formats.setdefault(detect_format(row), num_rows)
-            from_sharegpt(row)
+            lf_format = detect_format(row)
+            formats.setdefault(lf_format, num_rows)
+            if lf_format != "text":
+                from_sharegpt(row)
         except (DataError, NotJsonError) as error:
             num_bad += 1
             if len(errors) < _NUM_ERRORS_SHOWN:

@@ -101,7 +101,7 @@ def check_dataset_entry(context: Context) -> Iterator[Check]:
     others = given.dataset.mixed_with + dataset_names(given.training.eval_dataset)
     if others:
         if given.infrastructure.engine == "native":
-            find_datasets(context.paths.dataset_dir, ",".join(others))
+            find_datasets(context.paths.dataset_dir, ",".join(others), given.training.stage)
         yield Check(
             "OK",
             "dataset",

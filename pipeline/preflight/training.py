@@ -109,7 +109,7 @@ def _check_tokens(
     context: Context, size: ModelSize, renderer: RowRenderer, sample: Sample
 ) -> Iterator[Check]:
     training = context.given.training
-    cutoff_len, policy = training.cutoff_len, training.cutoff_policy
+    cutoff_len, policy = training.cutoff_len, training.document_policy
     examples, errors = _render(renderer, sample)
     if not examples:
         reason = errors[0] if errors else "no assistant turn carries loss"

@@ -39,7 +39,7 @@ def announce(
         100 * counts.trained_tokens / counts.tokens,
     )
     extra = counts.examples - (counts.rows - counts.rows_rejected - counts.rows_over_cutoff)
-    if extra > 0:
+    if extra > 0 and args.stage == "sft":
         logger.info(
             "%d turns have an example of their own: the chat template shows them differently in "
             "later history than the model generates them (training.reasoning_history)",

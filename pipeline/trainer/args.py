@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.config.validate import load_model
+from pipeline.trainer.data.cutoff import CutoffPolicy, DocumentPolicy
 from pipeline.trainer.keys.batches import BatchKeys
 from pipeline.trainer.keys.compute import ComputeKeys
 from pipeline.trainer.keys.data import DataKeys
@@ -49,6 +50,25 @@ class TrainingKeys(
     """How the model is trained."""
 
     foreign_keys: ClassVar[Mapping[str, str]] = dict.fromkeys(LLAMAFACTORY_KEYS, _OTHER_ENGINE)
+
+    @field_validator("cutoff_policy")
+    @classmethod
+    def _text_has_no_turns(cls, policy: CutoffPolicy, info: ValidationInfo) -> CutoffPolicy:
+        if info.data.get("stage") == "pt" and policy != cls.model_fields["cutoff_policy"].default:
+            raise ValueError(
+                "is about turns; stage pt cuts texts into blocks of cutoff_len tokens; remove it"
+            )
+        return policy
+
+    @property
+    def document_policy(self) -> DocumentPolicy:
+        """What becomes of examples that are longer than `cutoff_len`."""
+        return "blocks" if self.stage == "pt" else self.cutoff_policy
+
+    @property
+    def packs(self) -> bool:
+        packing = self.stage == "pt" if self.packing is None else self.packing
+        return packing or self.neat_packing
 
     @property
     def concatenates(self) -> bool:

@@ -11,6 +11,8 @@ than a window.
                     what a window repeats of the one before is context without loss
     split_at_compaction  as truncate_turns; before it, conversations that hold several windows of
                     an agent's context were split into these (compaction.py)
+    blocks          of text without turns (stage pt): one piece behind the other, each of which
+                    begins with the last token of the one before, so that every token is predicted
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +22,8 @@ from typing import Literal
 from pipeline.trainer.data.example import Example, Span
 
 CutoffPolicy = Literal["error", "drop", "truncate_turns", "window", "split_at_compaction"]
+"""What a user chooses from for conversations."""
+DocumentPolicy = CutoffPolicy | Literal["blocks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ TokenSpan = tuple[int, int]
 
 
 def cut(
-    policy: CutoffPolicy, length: int, spans: Sequence[TokenSpan], cutoff_len: int
+    policy: DocumentPolicy, length: int, spans: Sequence[TokenSpan], cutoff_len: int
 ) -> list[Piece]:
     """The pieces that are trained, at most `cutoff_len` tokens each, every one with loss."""
     if length <= cutoff_len:
@@ -44,7 +48,7 @@ def cut(
     return _POLICIES[policy](spans, cutoff_len)
 
 
-def cut_example(example: Example, policy: CutoffPolicy, cutoff_len: int) -> list[Example]:
+def cut_example(example: Example, policy: DocumentPolicy, cutoff_len: int) -> list[Example]:
     """The examples that are trained instead of one."""
     return [
         _part(example, piece) for piece in cut(policy, len(example.ids), example.turns, cutoff_len)
@@ -97,10 +101,19 @@ def _window_start(starts: list[int], first: int, last: int, cutoff_len: int) -> 
     return next((start for start in starts if earliest <= start < first), earliest)
 
 
-_POLICIES: dict[CutoffPolicy, Callable[[Sequence[TokenSpan], int], list[Piece]]] = {
+def _blocks(spans: Sequence[TokenSpan], cutoff_len: int) -> list[Piece]:
+    if cutoff_len < 2:
+        return []  # nothing would predict anything
+    first, last = spans[0][0], spans[-1][1]
+    starts = range(first - 1, last - 1, cutoff_len - 1)
+    return [Piece(start, min(start + cutoff_len, last), start + 1) for start in starts]
+
+
+_POLICIES: dict[DocumentPolicy, Callable[[Sequence[TokenSpan], int], list[Piece]]] = {
     "error": _nothing,
     "drop": _nothing,
     "truncate_turns": _truncate,
     "window": _windows,
     "split_at_compaction": _truncate,
+    "blocks": _blocks,
 }

@@ -1,7 +1,8 @@
 """The rows of registered datasets: dataset_info.json and the files it names.
 
 A dataset's entry says where the rows are (`file_name`, or `hf_hub_url` with `subset` and `split`)
-and how they are written (`formatting: sharegpt`, `columns`, `tags`), as LLaMA-Factory defines it.
+and how they are written (`formatting: sharegpt` or, for texts, `alpaca`; `columns`, `tags`), as
+LLaMA-Factory defines it.
 """
 
 import hashlib
@@ -15,6 +16,8 @@ from typing import Any
 from pipeline.errors import DataError
 from pipeline.files import atomic_open, sha256_file
 from pipeline.jsonl import encode_json
+from pipeline.text_rows import TEXT_SUFFIX, read_text_rows
+from pipeline.trainer.data.rendering import Stage
 from pipeline.trainer.data.row_file import decode_row, read_raw_rows
 
 _ROLES = {  # tag -> its default value; the canonical name of the role in ShareGPT
@@ -29,6 +32,7 @@ _REFUSED = {  # keys of an entry that would change what is trained, and what to 
     "training.max_samples, or take a sample into a file of its own",
     "ranking": "preference data has no use in supervised fine-tuning; name another dataset",
 }
+_FORMATTING: dict[Stage, str] = {"sft": "sharegpt", "pt": "alpaca"}
 _PLAIN_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
@@ -64,18 +68,25 @@ class Dataset:
         if self.file is None:
             yield from _hub_rows(self.entry)
             return
+        if self._is_plain_text:
+            yield from read_text_rows(self.file)
+            return
         for row in read_raw_rows(self.file):
             yield decode_row(row.raw, f"{self.file}:{row.line}")
 
     def local_file(self, directory: Path) -> Path:
-        """The file of rows; those of the Hub are written into `directory` first."""
-        if self.file is not None:
+        """The file of JSON rows; those of the Hub or of a .txt are written to `directory` first."""
+        if self.file is not None and not self._is_plain_text:
             return self.file
         file = directory / f"{self.name}.jsonl"
         with atomic_open(file) as stream:
-            for row in _hub_rows(self.entry):
+            for row in self.rows():
                 stream.write(encode_json(row) + b"\n")
         return file
+
+    @property
+    def _is_plain_text(self) -> bool:
+        return self.file is not None and self.file.suffix == TEXT_SUFFIX
 
     def reading(self) -> str:
         """Hash of what the entry says about how a row is to be read."""
@@ -83,11 +94,14 @@ class Dataset:
         return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
 
     def canonical(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with what `columns` and `tags` rename undone, as `from_sharegpt` reads it.
+        """A row with what `columns` and `tags` rename undone, as `from_sharegpt` reads it, or
+        {"text": str}.
 
-        Raises: DataError: the row has no list of turns.
+        Raises: DataError: the row has no list of turns, or no text.
         """
         columns = self.entry.get("columns") or {}
+        if self.entry.get("formatting", "alpaca") == "alpaca":
+            return {"text": _text(row, columns or {"prompt": "instruction", "query": "input"})}
         tags = self.entry.get("tags") or {}
         column = columns.get("messages", "conversations")
         if not isinstance(row.get(column), list):
@@ -120,10 +134,13 @@ def read_score(row: dict[str, Any]) -> float | None:
     return score
 
 
-def find_datasets(dataset_dir: Path, names: str) -> list[Dataset]:
+def find_datasets(dataset_dir: Path, names: str, stage: Stage | None = None) -> list[Dataset]:
     """The entries of `names` (comma-separated) in `<dataset_dir>/dataset_info.json`.
 
-    Raises: DataError: no such file, broken JSON, an unknown name, an entry that cannot be read.
+    `stage`: of the native engine, which is to train on them; None: another engine.
+
+    Raises: DataError: no such file, broken JSON, an unknown name, an entry that cannot be read or
+        holds nothing for this stage.
     """
     info_file = dataset_dir / "dataset_info.json"
     try:
@@ -143,9 +160,10 @@ def find_datasets(dataset_dir: Path, names: str) -> list[Dataset]:
         if not isinstance(entry, dict) or not (entry.get("file_name") or entry.get("hf_hub_url")):
             raise DataError(f"{info_file}: {name}: needs file_name or hf_hub_url")
         dataset = Dataset(name, info_file, entry)
-        if entry.get("formatting", "alpaca") != "sharegpt":
+        if stage and entry.get("formatting", "alpaca") != _FORMATTING[stage]:
             raise DataError(
-                f"{info_file}: {name}: formatting must be sharegpt for the native engine"
+                f"{info_file}: {name}: formatting must be {_FORMATTING[stage]} for stage {stage} "
+                "of the native engine"
             )
         refused = next((key for key in _REFUSED if entry.get(key)), None)
         if refused is not None:
@@ -165,6 +183,17 @@ def _hub_rows(entry: dict[str, Any]) -> Iterable[dict[str, Any]]:
         split=entry.get("split", "train"),
         revision=entry.get("revision"),
     )
+
+
+def _text(row: dict[str, Any], columns: dict[str, str]) -> str:
+    """The columns `prompt` and `query`, those of them that say something, one below the other."""
+    names = [columns[key] for key in ("prompt", "query") if columns.get(key)]
+    if not any(name in row for name in names):
+        raise DataError(f"column {names[0] if names else 'prompt'!r} is missing")
+    parts = [row[name] for name in names if row.get(name)]
+    if not all(isinstance(part, str) for part in parts):
+        raise DataError(f"column {names[0]!r}: not a text")
+    return "\n".join(parts)
 
 
 def _canonical_turn(turn: Any, tags: dict[str, str]) -> dict[str, Any]:

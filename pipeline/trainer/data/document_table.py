@@ -5,7 +5,7 @@ examples of a shard  --whole_documents-->  documents  --cut_documents(policy)-->
 
 import numpy as np
 
-from pipeline.trainer.data.cutoff import CutoffPolicy, TokenSpan, cut
+from pipeline.trainer.data.cutoff import DocumentPolicy, TokenSpan, cut
 from pipeline.trainer.data.prefix_tree import LossSpans
 from pipeline.trainer.data.shard import KEY_BYTES, Shard, edges
 
@@ -61,7 +61,7 @@ def whole_documents(shard: Shard, number: int, dataset: int, first_row: int) -> 
 
 
 def cut_documents(
-    shard: Shard, whole: np.ndarray, policy: CutoffPolicy, cutoff_len: int
+    shard: Shard, whole: np.ndarray, policy: DocumentPolicy, cutoff_len: int
 ) -> np.ndarray:
     """The documents that a policy makes of whole ones, in the same order."""
     cuts = [cut_document(shard, document, policy, cutoff_len) for document in whole]
@@ -87,7 +87,9 @@ def with_shared(whole: np.ndarray, left: np.ndarray) -> np.ndarray:
     return left
 
 
-def cut_document(shard: Shard, whole: np.void, policy: CutoffPolicy, cutoff_len: int) -> np.ndarray:
+def cut_document(
+    shard: Shard, whole: np.void, policy: DocumentPolicy, cutoff_len: int
+) -> np.ndarray:
     """None, one or several documents of one."""
     spans = loss_spans(shard, whole)
     pieces = cut(policy, int(whole["length"]), turns(spans), cutoff_len)

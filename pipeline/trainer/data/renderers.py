@@ -1,4 +1,4 @@
-"""The renderer that a run's `template` asks for."""
+"""The renderer that a run's `stage` and `template` ask for."""
 
 from typing import Any, Protocol
 
@@ -7,6 +7,7 @@ from pipeline.trainer.data.example import Example, Tokenizer
 from pipeline.trainer.data.render import Renderer
 from pipeline.trainer.data.rendering import Rendering
 from pipeline.trainer.data.templates.renderer import NamedRenderer
+from pipeline.trainer.data.text import TextRenderer
 
 
 class RowRenderer(Protocol):
@@ -31,6 +32,8 @@ def renderer_of(
 
     Raises: DataError: the tokenizer does not go with the template.
     """
+    if rendering.stage == "pt":
+        return TextRenderer(tokenizer)
     if rendering.template == "auto":
         renderer = Renderer(tokenizer, rendering, stop_tokens, is_compiled=is_compiled)
     else:

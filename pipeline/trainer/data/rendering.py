@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pipeline.trainer.args import TrainingKeys
 
 ReasoningHistory = Literal["as_template", "keep", "last_turn"]
+Stage = Literal["sft", "pt"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Rendering:
     preserve_thinking: bool = False
     template_date: str = "26 Jul 2024"
     splits_at_compaction: bool = False
+    stage: Stage = "sft"
 
     @classmethod
     def of(cls, keys: "TrainingKeys") -> "Rendering":
@@ -55,11 +57,15 @@ class Rendering:
             preserve_thinking=keys.preserve_thinking,
             template_date=keys.template_date,
             splits_at_compaction=keys.cutoff_policy == "split_at_compaction",
+            stage=keys.stage,
         )
         rendering._check()
         return rendering
 
     def _check(self) -> None:
+        if self.stage == "pt":
+            self._check_text()
+            return
         is_auto = self.template == "auto"
         others = _ONLY_NAMED if is_auto else _ONLY_AUTO
         default = Rendering()
@@ -72,6 +78,14 @@ class Rendering:
                 f"training.{wrong[0]}: needs {needed} (template is {self.template}); remove it, or "
                 "change training.template"
             )
+
+    def _check_text(self) -> None:
+        default = Rendering()
+        for field, key in {"template": "template", **_ONLY_AUTO, **_ONLY_NAMED}.items():
+            if getattr(self, field) != getattr(default, field):
+                raise ConfigError(
+                    f"training.{key}: is for conversations, stage pt trains on texts; remove it"
+                )
 
 
 # Field -> its key in the training section.

@@ -28,7 +28,7 @@ import numpy as np
 from pipeline import __version__
 from pipeline.errors import TrainError
 from pipeline.trainer.args import TrainArgs, dataset_names
-from pipeline.trainer.data.cutoff import CutoffPolicy
+from pipeline.trainer.data.cutoff import DocumentPolicy
 from pipeline.trainer.data.dataset import Dataset, find_datasets
 from pipeline.trainer.data.document_table import loss_spans
 from pipeline.trainer.data.example import Example, Span
@@ -42,8 +42,8 @@ STORE_FILE = "store.json"
 DOCUMENTS_FILE = "documents.npy"
 REJECTED_FILE = "rejected.jsonl"
 _CODE = ("dataset.py", "compaction.py", "renderers.py", "rendering.py", "render.py")
-_CODE += ("example.py", "chat_template.py", "compiled_template.py", "loop_memo.py")
-_CODE += ("scan_memo.py", "template_values.py")
+_CODE += ("text.py", "../../text_rows.py", "example.py", "chat_template.py")
+_CODE += ("compiled_template.py", "loop_memo.py", "scan_memo.py", "template_values.py")
 _CODE += ("template_loops.py", "template_scans.py", "template_syntax.py")
 _CODE += ("templates/named.py", "templates/renderer.py", "templates/tool_formats.py")
 _CODE += ("tokenize.py", "shard.py", "../../sharegpt.py")
@@ -60,7 +60,7 @@ class StoreSpec:
     """How many of them are the latter."""
     tokenizer: TokenizerSource
     cutoff_len: int
-    cutoff_policy: CutoffPolicy
+    cutoff_policy: DocumentPolicy
     max_samples: int | None
     files: ReadFiles
 
@@ -73,11 +73,11 @@ class StoreSpec:
         names = ",".join(filter(None, [args.dataset, args.eval_dataset]))
         beside = store_directory(args, "any").parent / READ_FILES_FILE
         return cls(
-            datasets=tuple(find_datasets(Path(args.dataset_dir), names)),
+            datasets=tuple(find_datasets(Path(args.dataset_dir), names, args.stage)),
             num_evaluated=len(dataset_names(args.eval_dataset)),
             tokenizer=TokenizerSource.of(args),
             cutoff_len=args.cutoff_len,
-            cutoff_policy=args.cutoff_policy,
+            cutoff_policy=args.document_policy,
             max_samples=args.max_samples,
             files=ReadFiles(beside, trusted=not verify),
         )

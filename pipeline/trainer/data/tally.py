@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.trainer.data.cutoff import CutoffPolicy
+from pipeline.trainer.data.cutoff import CutoffPolicy, DocumentPolicy
 from pipeline.trainer.data.document_table import (
     cut_documents,
     first_turn_ends,
@@ -56,8 +56,8 @@ class Tally:
     """Adds up shards. The documents of the chosen policy are returned, not kept."""
 
     cutoff_len: int
-    policy: CutoffPolicy
-    policies: dict[CutoffPolicy, PolicyTally] = field(init=False)
+    policy: DocumentPolicy
+    policies: dict[DocumentPolicy, PolicyTally] = field(init=False)
     rows: int = 0
     rows_rejected: int = 0
     longest: int = 0
@@ -68,6 +68,9 @@ class Tally:
     first_error: str = ""
 
     def __post_init__(self) -> None:
+        if self.policy == "blocks":
+            self.policies = {self.policy: PolicyTally()}
+            return
         # Under split_at_compaction rows are rendered in parts, under the others they are not: what
         # would become of them under one kind cannot be seen under the other.
         is_split = self.policy == "split_at_compaction"

@@ -16,10 +16,10 @@ class BatchKeys(StrictModel):
     """Sequences per rank and micro batch: examples or, with `packing`, full sequences."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Micro batches per optimizer step."""
-    packing: bool = False
+    packing: bool | None = None
     """Fill sequences of `cutoff_len` tokens with several examples, which never see each other:
     positions restart and attention ends with each. `per_device_train_batch_size` then counts such
-    sequences."""
+    sequences. null: only in stage pt."""
     neat_packing: bool = False
     """The same as `packing`; in LLaMA-Factory, only this one keeps examples apart."""
     share_prefixes: bool | None = None
@@ -59,10 +59,6 @@ class BatchKeys(StrictModel):
         if group_by_length and info.data.get("disable_shuffling"):
             raise ValueError("contradicts disable_shuffling: choose one of them")
         return group_by_length
-
-    @property
-    def packs(self) -> bool:
-        return self.packing or self.neat_packing
 
     @property
     def document_order(self) -> Literal["random", "file", "length", "turns", "score"]:

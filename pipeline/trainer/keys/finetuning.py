@@ -10,8 +10,9 @@ from pipeline.config.strict import OptionalText, StrictModel
 class FinetuningKeys(StrictModel):
     """What is trained, and by which objective."""
 
-    stage: Literal["sft"] = "sft"
-    """Supervised fine-tuning, the only stage of the native engine."""
+    stage: Literal["sft", "pt"] = "sft"
+    """`sft`: the model's turns of conversations carry loss; `pt`: continued pre-training on texts,
+    every token of which does."""
     finetuning_type: Literal["full", "freeze", "lora"] = "full"
     """`full`: all weights; `freeze`: those of some layers; `lora`: low-rank adapters beside frozen
     weights."""

@@ -103,7 +103,7 @@ def preview_row(args: TrainArgs, row: int, name: str | None = None) -> Preview:
         trained.
     """
     name = _dataset_name(args, name)
-    [dataset] = find_datasets(Path(args.dataset_dir), name)
+    [dataset] = find_datasets(Path(args.dataset_dir), name, args.stage)
     source = _source_row(dataset, row)
     with show_progress("tokenise", "rows") as progress:
         store = open_or_build(args, progress).store
@@ -114,7 +114,7 @@ def preview_row(args: TrainArgs, row: int, name: str | None = None) -> Preview:
             f"row {row}: nothing of it is trained: no turn carries loss, it does not fit into "
             f"cutoff_len, or it cannot be rendered ({store.directory / 'rejected.jsonl'})"
         )
-    messages, _ = from_sharegpt(source)
+    messages = [] if "text" in source else from_sharegpt(source)[0]
     return Preview(
         row,
         store.directory,
