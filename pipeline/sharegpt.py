@@ -25,9 +25,10 @@ from pipeline.errors import DataError
 from pipeline.jsonl import encode_json
 from pipeline.trajectory import Message, ToolCall, Trajectory, chat_messages
 
-LfFormat = Literal["structured", "rendered", "text"]
+LfFormat = Literal["structured", "rendered", "text", "pairs"]
 """structured: this module's form. rendered: {"messages": [{"role", "content"}]}, plain text.
-text: {"text": str}, for pre-training."""
+text: {"text": str}, for pre-training. pairs: structured, up to an input, and what follows it, once
+`chosen` and once `rejected` (see `pair_sides`)."""
 
 Chat = list[dict[str, Any]]
 
@@ -174,10 +175,35 @@ def from_sharegpt(row: Any) -> tuple[Chat, list[dict[str, Any]]]:
     return messages, _read_tools(row.get("tools"))
 
 
+def pair_sides(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two conversations that a pair stands for: with what was chosen, with what was rejected.
+
+    Each is one turn, as LLaMA-Factory has it, or a list of turns. Turns of the conversation itself
+    carry no loss.
+
+    Raises: DataError: a side is missing.
+    """
+    chosen, rejected = (_pair_side(row, key) for key in ("chosen", "rejected"))
+    return chosen, rejected
+
+
+def _pair_side(row: dict[str, Any], key: str) -> dict[str, Any]:
+    turns = row.get(key)
+    turns = [turns] if isinstance(turns, dict) else turns
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f"{key}: missing; a pair has the turns chosen and rejected")
+    prompt = [
+        {**turn, "loss_weight": 0.0} if turn.get("from") in _OUTPUT_TAGS else turn
+        for turn in row["conversations"]
+    ]
+    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
+    return {**rest, "conversations": [*prompt, *turns]}
+
+
 def detect_format(row: Any) -> LfFormat:
     """Which of the forms one example has. Raises: DataError: none of them."""
     if isinstance(row, dict) and isinstance(row.get("conversations"), list):
-        return "structured"
+        return "pairs" if "chosen" in row else "structured"
     if isinstance(row, dict) and isinstance(row.get("messages"), list):
         return "rendered"
     if isinstance(row, dict) and isinstance(row.get("text"), str):

@@ -2,6 +2,7 @@
 
     {"<name>": {"file_name", "formatting": "sharegpt", "columns": {...}, "tags": {...}}}
     {"<name>": {"file_name", "formatting": "alpaca", "columns": {"prompt": "text"}}}    texts
+    {"<name>": {..., "ranking": true, "columns": {..., "chosen", "rejected"}}}          pairs
 
 The file is shared: other entries keep their place and content, a lock keeps two runs from losing
 each other's entry, and a file that is not what it should be is left alone.
@@ -21,7 +22,7 @@ from pipeline.step_report import StepReport
 INFO_FILE = "dataset_info.json"
 
 # All tags are spelt out: LLaMA-Factory resets those that a partial `tags` does not name.
-_STRUCTURED = {
+_STRUCTURED: dict[str, Any] = {
     "formatting": "sharegpt",
     "columns": {"messages": "conversations", "tools": "tools"},
     "tags": {
@@ -47,11 +48,17 @@ _PLAIN = {
         "system_tag": "system",
     },
 }
+_PAIRS = {
+    **_STRUCTURED,
+    "ranking": True,
+    "columns": {**_STRUCTURED["columns"], "chosen": "chosen", "rejected": "rejected"},
+}
 _TEXT = {"formatting": "alpaca", "columns": {"prompt": "text"}}
 _SHAPES: dict[LfFormat, dict[str, Any]] = {
     "structured": _STRUCTURED,
     "rendered": _PLAIN,
     "text": _TEXT,
+    "pairs": _PAIRS,
 }
 
 

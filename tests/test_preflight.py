@@ -414,6 +414,22 @@ def test_texts_are_for_stage_pt_and_conversations_are_not(config: Path):
     assert "stage pt trains on texts, not on conversations" in refused
 
 
+def test_pairs_are_counted_as_such(config: Path):
+    file = config.parent / "pairs.json"
+    turn, better, worse = (
+        {"from": name, "value": text}
+        for name, text in (("human", "go"), ("gpt", "fixed"), ("gpt", "gave up"))
+    )
+    row = {"conversations": [turn], "chosen": better, "rejected": [worse, turn, worse]}
+    file.write_text(json.dumps([row] * 3 + [{**row, "rejected": []}]))
+    local = ("source.type=local_lf", f"source.lf_path={file}")
+    found = lines(config, *local, "training.stage=dpo")
+    (source,) = of("source", found)
+    assert f"4 rows (pairs), 1 unusable; the first: {file}: row 4: rejected: missing" in source
+    assert "9 examples" in of("tokens", found)[1]
+    assert "in 3 pairs" in of("tokens", found)[1]
+
+
 def test_a_changed_dataset_entry_is_announced(config: Path):
     info = config.parent / "artifacts" / "data" / "lf_data" / "dataset_info.json"
     info.parent.mkdir(parents=True)

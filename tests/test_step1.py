@@ -49,6 +49,18 @@ def test_texts_are_registered_as_llamafactory_reads_them_for_pretraining(tmp_pat
     }
 
 
+def test_pairs_are_registered_as_llamafactory_reads_them(tmp_path):
+    register(tmp_path, "pairs", tmp_path / "pairs.json", "pairs")
+    entry = json.loads((tmp_path / "dataset_info.json").read_text())["pairs"]
+    assert (entry["formatting"], entry["ranking"]) == ("sharegpt", True)
+    assert entry["columns"] == {
+        "messages": "conversations",
+        "tools": "tools",
+        "chosen": "chosen",
+        "rejected": "rejected",
+    }
+
+
 def test_other_entries_keep_order_and_content(tmp_path):
     info_file = tmp_path / "dataset_info.json"
     others = {"z": {"file_name": "\u4e2d.json", "num_samples": 3}, "a": {"hf_hub_url": "x/y"}}

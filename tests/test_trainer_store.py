@@ -278,7 +278,7 @@ def _rest(turn: dict[str, Any]) -> dict[str, Any]:
         ),
         (
             {"demo": {"file_name": "d.json", "formatting": "sharegpt", "ranking": True}},
-            "demo: ranking: preference data has no use in supervised fine-tuning",
+            "demo: holds pairs (ranking: true), which are for stage dpo, not sft",
         ),
     ],
     ids=[

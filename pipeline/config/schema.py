@@ -294,6 +294,7 @@ _Steps = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 _WIDE: Mapping[str, Any] = {
     "stage": str,
     "finetuning_type": str,
+    "pref_loss": str,
     "quantization_bit": int | None,
     "quantization_method": str,
     "deepspeed": Annotated[str | dict[str, Any] | None, EmptyIsNull],

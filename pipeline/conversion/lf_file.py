@@ -15,7 +15,7 @@ import msgspec
 from pipeline.errors import DataError
 from pipeline.files import atomic_open
 from pipeline.jsonl import NotJsonError, encode_json, parse_json, parse_json_leniently
-from pipeline.sharegpt import LfFormat, detect_format, from_sharegpt
+from pipeline.sharegpt import LfFormat, detect_format, from_sharegpt, pair_sides
 from pipeline.text_rows import TEXT_SUFFIX, read_text_rows
 
 _NUM_ERRORS_SHOWN = 5
@@ -92,7 +92,10 @@ def validate_lf(lf_file: Path) -> LfSummary:
             row = parse_json(raw)[0]
             lf_format = detect_format(row)
             formats.setdefault(lf_format, num_rows)
-            if lf_format != "text":
+            if lf_format == "pairs":
+                for side in pair_sides(row):
+                    from_sharegpt(side)
+            elif lf_format != "text":
                 from_sharegpt(row)
         except (DataError, NotJsonError) as error:
             num_bad += 1

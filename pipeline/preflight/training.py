@@ -18,6 +18,7 @@ from pipeline.step2_train import nproc_per_node, visible_accelerators
 from pipeline.trainer.data.cutoff import cut_example
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.packing import pack
+from pipeline.trainer.data.pairs import num_pairs
 from pipeline.trainer.data.renderers import RowRenderer
 from pipeline.trainer.data.rendering import Rendering
 from pipeline.trainer.data.tokenize import TokenizerSource
@@ -199,6 +200,9 @@ def _check_steps(context: Context, sample: Sample, examples: list[Example]) -> C
     if training.packs:
         sequences = max(1, round(factor * _num_packed(examples, training.cutoff_len)))
         notes = f" in {sequences:,} packed sequences"
+    if training.stage == "dpo":
+        sequences = max(1, round(factor * num_pairs(examples)))
+        notes = f" in {sequences:,} pairs"
     if held_out:
         notes += f", {held_out:,} rows held out"
     per_epoch = math.ceil(sequences / global_batch)

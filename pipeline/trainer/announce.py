@@ -72,6 +72,8 @@ def announce(
             counts.rows_over_cutoff,
         )
     documents = "trees" if args.share_prefixes else "examples"
+    if args.stage == "dpo":
+        documents = "pairs"
     what = documents
     if plan.capacity is not None:
         what = "sequences"

@@ -22,6 +22,7 @@ from pipeline.trainer.keys.finetuning import FinetuningKeys
 from pipeline.trainer.keys.lora import LoraKeys
 from pipeline.trainer.keys.optimization import OptimizationKeys
 from pipeline.trainer.keys.output import OutputKeys
+from pipeline.trainer.keys.preference import PreferenceKeys
 from pipeline.trainer.keys.rendering import RenderingKeys
 from pipeline.trainer.keys.reporting import ReportingKeys
 from pipeline.trainer.keys.strategy import StrategyKeys
@@ -45,6 +46,7 @@ class TrainingKeys(
     StrategyKeys,
     RenderingKeys,
     LoraKeys,
+    PreferenceKeys,
     FinetuningKeys,
 ):
     """How the model is trained."""
@@ -60,6 +62,36 @@ class TrainingKeys(
             )
         return policy
 
+    @field_validator("cutoff_policy")
+    @classmethod
+    def _pairs_stay_pairs(cls, policy: CutoffPolicy, info: ValidationInfo) -> CutoffPolicy:
+        if info.data.get("stage") == "dpo" and policy in ("window", "split_at_compaction"):
+            raise ValueError(
+                "would tear pairs apart; stage dpo takes truncate_turns, drop or error"
+            )
+        return policy
+
+    @field_validator("packing", "neat_packing")
+    @classmethod
+    def _pairs_are_not_packed(cls, packs: bool | None, info: ValidationInfo) -> bool | None:
+        if info.data.get("stage") == "dpo" and packs:
+            raise ValueError("stage dpo computes every pair by itself; remove it")
+        return packs
+
+    @field_validator("moe_aux_loss_coef")
+    @classmethod
+    def _pairs_balance_no_experts(cls, coef: float | None, info: ValidationInfo) -> float | None:
+        if info.data.get("stage") == "dpo" and coef:
+            raise ValueError("stage dpo does not balance experts; remove it")
+        return coef
+
+    @field_validator("sequence_parallel_size")
+    @classmethod
+    def _pairs_stay_on_a_rank(cls, size: int, info: ValidationInfo) -> int:
+        if info.data.get("stage") == "dpo" and size > 1:
+            raise ValueError("stage dpo keeps every pair on one rank; set it to 1")
+        return size
+
     @property
     def document_policy(self) -> DocumentPolicy:
         """What becomes of examples that are longer than `cutoff_len`."""
@@ -73,7 +105,12 @@ class TrainingKeys(
     @property
     def concatenates(self) -> bool:
         """A micro batch is one sequence without padding, not one per example."""
-        return self.packs or self.share_prefixes is True or self.sequence_parallel_size > 1
+        return (
+            self.packs
+            or self.share_prefixes is True
+            or self.sequence_parallel_size > 1
+            or self.stage == "dpo"
+        )
 
 
 NATIVE_KEYS: frozenset[str] = frozenset().union(

@@ -34,13 +34,15 @@ def state_carriers(model: Any) -> str | None:
     return "its layers" if model._is_stateful or not model._supports_attention_backend else None
 
 
-def check_isolates_documents(model: Any, name: str) -> None:
-    """Raises: TrainError: packed documents would see each other in this model."""
+def check_isolates_documents(model: Any, name: str, stage: str) -> None:
+    """Raises: TrainError: documents of one sequence would see each other in this model."""
     carriers = state_carriers(model)
     if carriers:
+        what, way_out = "packing", "set training.packing and training.neat_packing to false"
+        if stage == "dpo":
+            what, way_out = "stage dpo", "choose another model, or infrastructure.engine"
         raise TrainError(
-            f"{name}: packing: {carriers} carry one document's state into the next one; set "
-            "training.packing and training.neat_packing to false"
+            f"{name}: {what}: {carriers} carry one document's state into the next one; {way_out}"
         )
 
 

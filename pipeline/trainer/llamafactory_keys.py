@@ -19,7 +19,7 @@ LLAMAFACTORY_KEYS = frozenset(
     dataloader_multiprocessing_context dataloader_persistent_workers dataloader_pin_memory
     dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
     ddp_find_unused_parameters ddp_static_graph debug default_system disable_tqdm do_eval
-    do_predict do_sample dpo_label_smoothing eaft_alpha
+    do_predict do_sample eaft_alpha
     enable_jit_checkpoint enable_torch_profiler eval_accumulation_steps
     eval_delay eval_do_concat_batches eval_num_beams
     eval_on_start eval_use_gather_object export_device export_dir
@@ -50,7 +50,7 @@ LLAMAFACTORY_KEYS = frozenset(
     parallelism_config past_index per_gpu_eval_batch_size
     per_gpu_train_batch_size ppo_buffer_size ppo_epochs
     ppo_score_norm ppo_target ppo_whiten_rewards predict_with_generate prediction_loss_only
-    pref_bco_weight pref_beta pref_ftx pref_loss preprocessing_batch_size
+    pref_bco_weight preprocessing_batch_size
     print_param_status profile_modules profiler_active_steps profiler_output_dir
     profiler_profile_memory profiler_record_shapes profiler_repeat profiler_wait_steps
     profiler_warmup_steps profiler_with_stack project pure_bf16 push_to_hub push_to_hub_model_id
@@ -60,7 +60,7 @@ LLAMAFACTORY_KEYS = frozenset(
     resize_vocab restore_callback_states_from_checkpoint reward_model reward_model_adapters
     reward_model_quantization_bit reward_model_type save_on_each_node save_safetensors
     sglang_config sglang_lora_backend sglang_maxlen sglang_mem_fraction sglang_tp_size
-    shift_attn simpo_gamma skip_memory_metrics skip_special_tokens sortish_sampler
+    shift_attn skip_memory_metrics skip_special_tokens sortish_sampler
     split_special_tokens swanlab_api_key swanlab_lark_secret swanlab_lark_webhook_url
     swanlab_logdir swanlab_mode swanlab_project swanlab_run_name swanlab_workspace temperature
     tf32 tool_format top_k top_p torch_compile torch_compile_backend

@@ -27,7 +27,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint import restore_random_state, save_checkpoint
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.data.load import load_micro_batch
+from pipeline.trainer.data.load import load_micro_batch, load_pairs
 from pipeline.trainer.data.prefetch import prefetch
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.data.tokenize import TokenizerSource
@@ -49,6 +49,8 @@ from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy, make_strategy
 from pipeline.trainer.planned_run import PlannedRun
 from pipeline.trainer.plot import plot_loss
+from pipeline.trainer.preference import REWARDS, reward_sums
+from pipeline.trainer.references import reference_likelihoods
 from pipeline.trainer.reporting.rank_clock import RankClock, reports
 from pipeline.trainer.reporting.step_window import StepWindow
 from pipeline.trainer.reporting.trackers import check_installed
@@ -102,11 +104,15 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     with memory.explained(step=None):
         strategy = make_strategy(args, distributed)
     _seed(args, args.seed + distributed.rank)
+    references = None
+    if args.stage == "dpo":
+        resumes = checkpoint is not None
+        references = reference_likelihoods(planned, strategy, distributed, resumes=resumes)
     if checkpoint is not None:
         check_same_strategy(checkpoint, strategy, distributed)
         strategy.load_state(checkpoint.directory)
         restore_random_state(checkpoint, distributed)
-    run = _Run(planned, strategy, distributed, context, memory, checkpoint)
+    run = _Run(planned, references, strategy, distributed, context, memory, checkpoint)
     if distributed.is_main:
         announce(planned, strategy, distributed, context, checkpoint)
         memory.announce()
@@ -123,6 +129,7 @@ class _Run:
     def __init__(
         self,
         planned: PlannedRun,
+        references: np.ndarray | None,
         strategy: Strategy,
         distributed: Distributed,
         context: ContextParallel | None,
@@ -132,6 +139,7 @@ class _Run:
         self._args = args = planned.args
         self._plan = plan = planned.plan
         self._data = planned.data
+        self._references = references
         self._strategy = strategy
         self._distributed = distributed
         self._context = context
@@ -191,11 +199,12 @@ class _Run:
         total_weight = sum(self._data.loss_weight(index) for index in batch)
         losses: list[torch.Tensor] = []
         loads: list[torch.Tensor] = []
+        rewards: list[torch.Tensor] = []
         num_micro_batches = len(self._plan.micro_batches(step, self._distributed.data_rank))
         for number in range(num_micro_batches):
             with self._clock.waiting_for_data():
                 micro_batch = next(self._micro_batches)
-            loss, _, load, _ = self._strategy.losses(micro_batch)
+            loss, _, load, _, likelihoods = self._strategy.losses(micro_batch)
             is_last = number == num_micro_batches - 1
             if is_last:
                 self._clock.computed()
@@ -203,12 +212,17 @@ class _Run:
             losses.append(loss.detach())
             if load is not None:
                 loads.append(load)
-        sums = self._sum_over_ranks(losses, table, is_stopping=stop.signal_name is not None)
+            if likelihoods is not None and micro_batch.references is not None:
+                rewards.append(reward_sums(likelihoods, micro_batch.references, self._args))
+        sums = self._sum_over_ranks(
+            losses, rewards, table, is_stopping=stop.signal_name is not None
+        )
         learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
         accepts = partial(self._accepts, sums[0] / total_weight) if self._skips else None
         norm = torch.as_tensor(self._strategy.step(learning_rate, accepts)).to(sums)
         # The host waits for the device here only, when all work of the step is under way.
-        loss_all, stopping, *ranks, grad_norm = torch.cat([sums, norm.view(1)]).tolist()
+        loss_all, stopping, *others, grad_norm = torch.cat([sums, norm.view(1)]).tolist()
+        rewards_all = [others.pop(0) / total_weight for _ in REWARDS if rewards]
         loss_all /= total_weight
         if not self._skips:
             self._check_finite(step, loss_all, grad_norm, batch)
@@ -224,8 +238,9 @@ class _Run:
                 lr=learning_rate,
                 tokens=sum(self._data.num_tokens(index) for index in batch),
                 seconds=self._clock.seconds,
-                reports=reports(ranks),
+                reports=reports(others),
                 expert_load=load,
+                rewards=dict(zip(REWARDS, rewards_all, strict=False)),
             )
         return stopping > 0
 
@@ -264,12 +279,19 @@ class _Run:
         return self._distributed.all_reduce(torch.stack(loads).sum(dim=0)).tolist()
 
     def _sum_over_ranks(
-        self, losses: list[torch.Tensor], table: torch.Tensor, *, is_stopping: bool
+        self,
+        losses: list[torch.Tensor],
+        rewards: list[torch.Tensor],
+        table: torch.Tensor,
+        *,
+        is_stopping: bool,
     ) -> torch.Tensor:
-        """On the device: the sum of all losses, of the ranks that are to stop, and their tables."""
+        """On the device: the sum of all losses, of the ranks that are to stop, of the rewards of
+        pairs, if there are any, and the tables of the ranks."""
         total = torch.stack(losses).to(table.dtype).sum(0, keepdim=True)
+        rewarded = [torch.stack(rewards).to(table.dtype).sum(dim=0)] if rewards else []
         return self._distributed.all_reduce(
-            torch.cat([total, total.new_full((1,), float(is_stopping)), table])
+            torch.cat([total, total.new_full((1,), float(is_stopping)), *rewarded, table])
         )
 
     def _diverged(self, what: str, batch: list[int]) -> TrainError:
@@ -305,6 +327,8 @@ class _Run:
             self._log.record_evaluation(self._step, found)
 
     def _micro_batch(self, indices: list[int]) -> MicroBatch:
+        if self._references is not None:
+            return load_pairs(self._data, indices, self._references)
         batch = load_micro_batch(self._data, indices, concatenates=self._args.concatenates)
         return batch if self._context is None else self._context.part(batch)
 

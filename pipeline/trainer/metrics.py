@@ -47,6 +47,7 @@ class RunLog:
         self._started = self._last_time = time.monotonic()
         self._last_tokens = self._tokens
         self._since_log: list[float] = earlier.get("losses_since_log", [])
+        self._rewards_since_log: list[dict[str, float]] = earlier.get("rewards_since_log", [])
         self._cut_log_to(self._step)
         self._trackers = Deliveries(args)
 
@@ -61,24 +62,29 @@ class RunLog:
         seconds: float,
         reports: list[RankReport],
         expert_load: list[list[float]] | None = None,
+        rewards: dict[str, float] | None = None,
     ) -> None:
         """One optimizer step. `tokens` is what the global batch held, padding not counted;
         `seconds` how long it took, `reports` what every rank says about the step before;
-        `expert_load` how many of them chose each expert of each layer."""
+        `expert_load` how many of them chose each expert of each layer; `rewards` are of pairs."""
         self._step = step
         self._loss_sum += loss
         self._tokens += tokens
         self._since_log.append(loss)
         self._window.add(step, seconds, reports)
+        self._rewards_since_log.append(rewards or {})
         if step % self._args.logging_steps and step != self._plan.total_steps:
             return
         now = time.monotonic()
         mean_loss = sum(self._since_log) / len(self._since_log)
         rate = (self._tokens - self._last_tokens) / max(now - self._last_time, 1e-9)
+        mean_rewards = _means(self._rewards_since_log)
+        self._rewards_since_log = []
         self._since_log, self._last_time, self._last_tokens = [], now, self._tokens
         line = {
             **self._position(),
             "loss": mean_loss,
+            **mean_rewards,
             "lr": lr,
             "grad_norm": grad_norm,
             "throughput": round(self._tokens / max(self.seconds, 1e-9), 2),
@@ -95,6 +101,7 @@ class RunLog:
                 "grad_norm": grad_norm,
                 "learning_rate": lr,
                 "loss": mean_loss,
+                **mean_rewards,
                 "num_input_tokens_seen": self._tokens,
                 "step": step,
             }
@@ -167,6 +174,7 @@ class RunLog:
             "losses_since_log": self._since_log,
             "anomalies": self._num_anomalies,
             "skipped_steps": self._num_skipped,
+            "rewards_since_log": self._rewards_since_log,
         }
 
     def write_state(self, directory: Path) -> None:
@@ -272,6 +280,11 @@ def _balance_of(expert_load: list[list[float]]) -> dict[str, Any]:
     shares = [round(sum(loads) / total, 5) for loads in zip(*expert_load, strict=True)]
     worst = max(len(loads) * max(loads) / sum(loads) for loads in expert_load)
     return {"expert_load": shares, "expert_load_max": round(worst, 4)}
+
+
+def _means(steps: list[dict[str, float]]) -> dict[str, float]:
+    """Of numbers that all steps have."""
+    return {name: sum(step[name] for step in steps) / len(steps) for name in steps[-1]}
 
 
 def _is_step_until(line: str, step: int) -> bool:

@@ -113,8 +113,8 @@ def _frozen_dtype(args: TrainArgs, dtype: torch.dtype) -> torch.dtype:
 def _prepared(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     if args.sequence_parallel_size > 1:
         check_attention_is_shared(model, args.model_name_or_path)
-    if args.packs:
-        check_isolates_documents(model, args.model_name_or_path)
+    if args.packs or args.stage == "dpo":
+        check_isolates_documents(model, args.model_name_or_path, args.stage)
     set_recompute(model, args.recompute)
     select_trained(model, args, dtype)
     return model.train()

@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import branch_masks
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.experts import Routers, expert_load
+from pipeline.trainer.keys.preference import PreferenceKeys
+from pipeline.trainer.linear_loss import CHUNK_ELEMENTS
 from pipeline.trainer.lm_head import LossHead, install_loss_head
 from pipeline.trainer.loss import token_losses
+from pipeline.trainer.preference import CHOSEN, pair_losses
 
 
 class Losses(NamedTuple):
@@ -27,13 +32,12 @@ class Losses(NamedTuple):
     """(layers, experts): how many tokens chose each expert; None for a dense model."""
     predictions: torch.Tensor | None = None
     """(B, K): the likeliest tokens; None where gradients are made."""
+    pairs: torch.Tensor | None = None
+    """(pairs, 2), fp32, without gradient: log likelihoods of both sides of every pair."""
 
 
-class SupervisedObjective(nn.Module):
-    """Any causal LM of transformers with its weighted next-token loss.
-
-    In training, a mixture of experts adds its balance loss (`moe_aux_loss_coef`).
-    """
+class _Objective(nn.Module):
+    """Any causal LM of transformers, asked for what predicts the labels of a micro-batch."""
 
     def __init__(self, model: nn.Module, moe_aux_loss_coef: float | None = None) -> None:
         super().__init__()
@@ -41,28 +45,10 @@ class SupervisedObjective(nn.Module):
         install_loss_head(_causal_lm(model))
         self._routers = Routers(model, moe_aux_loss_coef)
 
-    def forward(self, **fields: Any) -> Losses:
-        """`fields`: those of a `MicroBatch`; wrappers look for tensors among them."""
-        batch = MicroBatch(**fields)
-        with self._routers.watched() as seen:
-            total, losses, predictions = self._token_losses(batch)
-        balance = self._routers.balance_loss(seen, batch) if self.training else None
-        if balance is not None:
-            total = total + balance
-        return Losses(total, losses, expert_load(seen, batch), predictions)
-
-    def _token_losses(
-        self, batch: MicroBatch
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Returns: the weighted sum, and (B, K) each: the losses and what `Losses` predicts."""
-        # Asked every time: a strategy may put another module in its place.
-        head = _causal_lm(self.model).get_output_embeddings()
-        if isinstance(head, LossHead):
-            return head(self._states(batch), batch.labels, batch.weights)
-        logits = self._logits(batch)
-        losses = token_losses(logits, batch.labels)
-        predictions = None if torch.is_grad_enabled() else logits.argmax(dim=-1)
-        return (losses * batch.weights).sum(), losses.detach(), predictions
+    @property
+    def _head(self) -> nn.Module:
+        """Asked for every time: a strategy may put another module in its place."""
+        return _causal_lm(self.model).get_output_embeddings()
 
     def _states(self, batch: MicroBatch) -> torch.Tensor:
         """(B, K, H): the last hidden states at the labelled positions."""
@@ -84,6 +70,89 @@ class SupervisedObjective(nn.Module):
             "use_cache": False,
             **_documents(batch),
         }
+
+
+class SupervisedObjective(_Objective):
+    """The weighted next-token loss.
+
+    In training, a mixture of experts adds its balance loss (`moe_aux_loss_coef`).
+    """
+
+    def forward(self, **fields: Any) -> Losses:
+        """`fields`: those of a `MicroBatch`; wrappers look for tensors among them."""
+        batch = MicroBatch(**fields)
+        with self._routers.watched() as seen:
+            total, losses, predictions = self._token_losses(batch)
+        balance = self._routers.balance_loss(seen, batch) if self.training else None
+        if balance is not None:
+            total = total + balance
+        return Losses(total, losses, expert_load(seen, batch), predictions)
+
+    def _token_losses(
+        self, batch: MicroBatch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Returns: the weighted sum, and (B, K) each: the losses and what `Losses` predicts."""
+        head = self._head
+        if isinstance(head, LossHead):
+            return head(self._states(batch), batch.labels, batch.weights)
+        logits = self._logits(batch)
+        losses = token_losses(logits, batch.labels)
+        predictions = None if torch.is_grad_enabled() else logits.argmax(dim=-1)
+        return (losses * batch.weights).sum(), losses.detach(), predictions
+
+
+class PreferenceObjective(_Objective):
+    """The loss of pairs of continuations, which the signs of a label's weight tell apart."""
+
+    def __init__(self, model: nn.Module, keys: PreferenceKeys) -> None:
+        super().__init__(model)
+        self._keys = keys
+
+    def forward(self, **fields: Any) -> Losses:
+        """`fields`: those of a `MicroBatch` of pairs."""
+        batch = MicroBatch(**fields)
+        assert batch.pairs is not None
+        assert batch.references is not None
+        with self._routers.watched() as seen:
+            losses = self._token_losses(batch)
+        load = expert_load(seen, batch)
+        if not len(batch.references):
+            return Losses(losses.sum(), losses.detach(), load, pairs=batch.references)
+        weights = batch.weights[0]
+        # A product, because sums by index are added up in any order on a GPU.
+        sides = torch.arange(2 * len(batch.references), device=losses.device)
+        belongs = (2 * batch.pairs + (weights < 0) == sides[:, None]) * weights.abs()
+        with torch.autocast(losses.device.type, enabled=False):
+            sums = (-belongs @ losses[0]).view(-1, 2)
+        means = sums / belongs.sum(dim=1).view(-1, 2)
+        likelihoods = means if self._keys.averages_tokens else sums
+        total = pair_losses(likelihoods, means[:, CHOSEN], batch.references, self._keys).sum()
+        return Losses(total, losses.detach(), load, pairs=likelihoods.detach())
+
+    def _token_losses(self, batch: MicroBatch) -> torch.Tensor:
+        """(B, K), from which gradients flow; a linear lm_head makes few logits at a time."""
+        head = self._head
+        if not isinstance(head, LossHead):
+            return token_losses(self._logits(batch), batch.labels)
+        states = self._states(batch)
+        size = max(1, CHUNK_ELEMENTS // head.out_features)
+        chunks = zip(states.split(size, dim=1), batch.labels.split(size, dim=1), strict=True)
+        losses = [
+            checkpoint(_head_losses, head, part, labels, use_reentrant=False)
+            for part, labels in chunks
+        ]
+        return torch.cat(losses, dim=1)
+
+
+def make_objective(model: nn.Module, args: TrainArgs) -> nn.Module:
+    """The objective of the run's `stage`."""
+    if args.stage == "dpo":
+        return PreferenceObjective(model, args)
+    return SupervisedObjective(model, args.moe_aux_loss_coef)
+
+
+def _head_losses(head: LossHead, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return token_losses(head(states), labels)
 
 
 def _causal_lm(model: Any) -> Any:

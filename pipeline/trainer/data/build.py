@@ -278,7 +278,11 @@ class _Build:
     def _finish(self, chunks: list[Chunk], names: list[str]) -> None:
         """Write the tables and then `store.json`, which makes the store exist."""
         numbers = {name: number for number, name in enumerate(names)}
-        tally = Tally(self._spec.cutoff_len, self._spec.cutoff_policy)
+        tally = Tally(
+            self._spec.cutoff_len,
+            self._spec.cutoff_policy,
+            holds_pairs=self._spec.tokenizer.rendering.stage == "dpo",
+        )
         parts = [np.empty(0, dtype=DOCUMENT)]
         stored_tokens: dict[str, int] = {}
         with atomic_open(self._target / REJECTED_FILE) as rejected:

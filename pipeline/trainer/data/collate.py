@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class MicroBatch:
     weights: torch.Tensor  # (B, K)
     num_tokens: int
     """Real tokens, padding not counted."""
+    pairs: torch.Tensor | None = None  # (K,) stage dpo: number of the pair that each label is of
+    references: torch.Tensor | None = None  # (pairs, 2) log likelihoods before the training
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Without waiting for the copies."""
@@ -93,9 +95,16 @@ def collate_trees(trees: list[PrefixTree], pad_token_id: int) -> MicroBatch:
     """
     num_tokens = sum(map(len, trees))
     trees = trees or [PrefixTree.of([Example([pad_token_id], [])])]
-    bounds = [0, *accumulate(map(len, trees))]
-    firsts = bounds[:-1]
-    has_branches = any(segment.ancestors for tree in trees for segment in tree.segments)
+    firsts = [0, *accumulate(map(len, trees))][:-1]
+    segments = [
+        segment.moved(first)
+        for tree, first in zip(trees, firsts, strict=True)
+        for segment in tree.segments
+    ]
+    # Examples of one tree that share nothing are as foreign to each other as trees are.
+    bounds = [segment.start for segment in segments if not segment.ancestors]
+    bounds.append(segments[-1].end)
+    has_branches = any(segment.ancestors for segment in segments)
     preorder = _joined([np.stack([tree.ranks, tree.ends]) for tree in trees], firsts)
     positions = _joined([tree.predictors for tree in trees], firsts)
     labels = _joined([tree.labels for tree in trees])
@@ -107,12 +116,8 @@ def collate_trees(trees: list[PrefixTree], pad_token_id: int) -> MicroBatch:
         attention_mask=None,
         position_ids=_tensor(_joined([tree.depths for tree in trees]))[None],
         boundaries=torch.tensor(bounds, dtype=torch.int32),
-        longest_document=max(map(len, trees)),
-        segments=tuple(
-            segment.moved(first)
-            for tree, first in zip(trees, firsts, strict=True)
-            for segment in tree.segments
-        ),
+        longest_document=max(end - start for start, end in pairwise(bounds)),
+        segments=tuple(segments),
         preorder=_tensor(preorder, torch.int32) if has_branches else None,
         positions=_tensor(positions),
         labels=_tensor(labels)[None],

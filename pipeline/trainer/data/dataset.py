@@ -30,9 +30,9 @@ _ROLES = {  # tag -> its default value; the canonical name of the role in ShareG
 _REFUSED = {  # keys of an entry that would change what is trained, and what to do instead
     "num_samples": "LLaMA-Factory draws that many rows without a seed; remove it and write "
     "training.max_samples, or take a sample into a file of its own",
-    "ranking": "preference data has no use in supervised fine-tuning; name another dataset",
 }
-_FORMATTING: dict[Stage, str] = {"sft": "sharegpt", "pt": "alpaca"}
+_FORMATTING: dict[Stage, str] = {"sft": "sharegpt", "pt": "alpaca", "dpo": "sharegpt"}
+_SIDES = ("chosen", "rejected")
 _PLAIN_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
@@ -94,10 +94,10 @@ class Dataset:
         return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
 
     def canonical(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with what `columns` and `tags` rename undone, as `from_sharegpt` reads it, or
-        {"text": str}.
+        """A row with what `columns` and `tags` rename undone, as `from_sharegpt` reads it, with
+        lists of turns `chosen` and `rejected` where the dataset is of pairs, or {"text": str}.
 
-        Raises: DataError: the row has no list of turns, or no text.
+        Raises: DataError: the row has no list of turns, no such side, or no text.
         """
         columns = self.entry.get("columns") or {}
         if self.entry.get("formatting", "alpaca") == "alpaca":
@@ -111,6 +111,9 @@ class Dataset:
         if system and not (turns and turns[0]["from"] == "system"):
             turns.insert(0, {"from": "system", "value": system})
         tools = row.get(columns.get("tools", "tools")) or ""
+        if self.entry.get("ranking"):
+            sides = {side: _side(row, columns.get(side, side), tags) for side in _SIDES}
+            return {"conversations": turns, "tools": tools, **sides}
         if column == "messages" and not tools and all(t["from"] in _PLAIN_ROLES for t in turns):
             # Text that is rendered already: no reasoning or call is to be read out of it.
             return {"messages": [_plain_turn(**turn) for turn in turns]}
@@ -168,6 +171,15 @@ def find_datasets(dataset_dir: Path, names: str, stage: Stage | None = None) -> 
         refused = next((key for key in _REFUSED if entry.get(key)), None)
         if refused is not None:
             raise DataError(f"{info_file}: {name}: {refused}: {_REFUSED[refused]}")
+        if stage and bool(entry.get("ranking")) != (stage == "dpo"):
+            raise DataError(
+                f"{info_file}: {name}: "
+                + (
+                    "stage dpo needs pairs (ranking: true, with columns chosen and rejected)"
+                    if stage == "dpo"
+                    else f"holds pairs (ranking: true), which are for stage dpo, not {stage}"
+                )
+            )
         if dataset.file is not None and not dataset.file.is_file():
             raise DataError(f"{dataset.file}: the data file of dataset {name!r} does not exist")
         datasets.append(dataset)
@@ -183,6 +195,14 @@ def _hub_rows(entry: dict[str, Any]) -> Iterable[dict[str, Any]]:
         split=entry.get("split", "train"),
         revision=entry.get("revision"),
     )
+
+
+def _side(row: dict[str, Any], column: str, tags: dict[str, str]) -> list[dict[str, Any]]:
+    """One turn, as LLaMA-Factory has it, or a list of them."""
+    given = row.get(column)
+    if not isinstance(given, dict | list):
+        raise DataError(f"column {column!r} is missing or neither a turn nor a list of turns")
+    return [_canonical_turn(turn, tags) for turn in ([given] if isinstance(given, dict) else given)]
 
 
 def _text(row: dict[str, Any], columns: dict[str, str]) -> str:

@@ -3,7 +3,7 @@
     examples of a row  1 2 3 4 5   --share_prefixes-->   documents  (1 2 3) (4 5)
 
 Examples of one row that begin alike, one behind the other, are one document, as many as together
-need at most `cutoff_len` tokens.
+need at most `cutoff_len` tokens. Of pairs (stage dpo), all examples of a row are one document.
 """
 
 from functools import cached_property
@@ -22,7 +22,10 @@ class ExampleTrees:
         self.store = store
         table = store.documents
         self._shared = table["shared"].astype(np.int64) * share_prefixes
-        self._bounds = _group(store.lengths, self._shared, store.parameters["cutoff_len"])
+        if store.holds_pairs:
+            self._bounds = np.append(np.flatnonzero(np.diff(store.rows, prepend=-1)), len(store))
+        else:
+            self._bounds = _group(store.lengths, self._shared, store.parameters["cutoff_len"])
         self._shared[self._bounds[:-1]] = 0
 
     def __len__(self) -> int:
@@ -59,7 +62,9 @@ class ExampleTrees:
         return int(self.lengths[document])
 
     def loss_weight(self, document: int) -> float:
-        """Sum of the loss weights over the tokens of all its examples."""
+        """Sum of the loss weights over the tokens of all its examples; a pair counts 1."""
+        if self.store.holds_pairs:
+            return 1.0
         return sum(self.store.loss_weight(example) for example in self._examples(document))
 
     @property

@@ -1,5 +1,10 @@
 """Documents of a store to the micro-batch that trains them: the only way from one to the other."""
 
+from dataclasses import replace
+
+import numpy as np
+import torch
+
 from pipeline.trainer.data.collate import MicroBatch, collate, collate_trees
 from pipeline.trainer.data.example_trees import ExampleTrees
 
@@ -11,3 +16,17 @@ def load_micro_batch(data: ExampleTrees, documents: list[int], *, concatenates: 
         return collate_trees([data.tree(index) for index in documents], pad_token_id)
     examples = [example for index in documents for example in data.examples(index)]
     return collate(examples, pad_token_id)
+
+
+def load_pairs(data: ExampleTrees, documents: list[int], references: np.ndarray) -> MicroBatch:
+    """The tensors, on the host, of some pairs by index.
+
+    references (all pairs, 2): log likelihoods before the training.
+    """
+    trees = [data.tree(index) for index in documents]
+    numbers = np.repeat(np.arange(len(trees)), [len(tree.labels) for tree in trees])
+    return replace(
+        collate_trees(trees, data.store.pad_token_id),
+        pairs=torch.from_numpy(numbers if len(trees) else np.zeros(1, dtype=np.int64)),
+        references=torch.from_numpy(references[documents]).float().view(-1, 2),
+    )

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from pipeline.trainer.data.compaction import split_at_compaction
 from pipeline.trainer.data.example import Example, Tokenizer
+from pipeline.trainer.data.pairs import PairRenderer
 from pipeline.trainer.data.render import Renderer
 from pipeline.trainer.data.rendering import Rendering
 from pipeline.trainer.data.templates.renderer import NamedRenderer
@@ -38,6 +39,8 @@ def renderer_of(
         renderer = Renderer(tokenizer, rendering, stop_tokens, is_compiled=is_compiled)
     else:
         renderer = NamedRenderer(tokenizer, rendering)
+    if rendering.stage == "dpo":
+        return PairRenderer(renderer)
     return _WindowRenderer(renderer) if rendering.splits_at_compaction else renderer
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.trainer.args import TrainingKeys
 
 ReasoningHistory = Literal["as_template", "keep", "last_turn"]
-Stage = Literal["sft", "pt"]
+Stage = Literal["sft", "pt", "dpo"]
 
 
 @dataclass(frozen=True)

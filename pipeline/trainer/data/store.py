@@ -42,8 +42,9 @@ STORE_FILE = "store.json"
 DOCUMENTS_FILE = "documents.npy"
 REJECTED_FILE = "rejected.jsonl"
 _CODE = ("dataset.py", "compaction.py", "renderers.py", "rendering.py", "render.py")
-_CODE += ("text.py", "../../text_rows.py", "example.py", "chat_template.py")
-_CODE += ("compiled_template.py", "loop_memo.py", "scan_memo.py", "template_values.py")
+_CODE += ("pairs.py", "text.py", "../../text_rows.py", "example.py")
+_CODE += ("chat_template.py", "compiled_template.py", "loop_memo.py", "scan_memo.py")
+_CODE += ("template_values.py",)
 _CODE += ("template_loops.py", "template_scans.py", "template_syntax.py")
 _CODE += ("templates/named.py", "templates/renderer.py", "templates/tool_formats.py")
 _CODE += ("tokenize.py", "shard.py", "../../sharegpt.py")
@@ -89,6 +90,7 @@ class StoreSpec:
             "num_evaluated": self.num_evaluated,
             "cutoff_len": self.cutoff_len,
             "cutoff_policy": self.cutoff_policy,
+            "stage": self.tokenizer.rendering.stage,
             "max_samples": self.max_samples,
             "tokenizer": self.tokenizer_fingerprint,
             "code": code_version(),
@@ -201,6 +203,11 @@ class TokenStore:
     def dataset_names(self) -> list[str]:
         """Those to train on, then those that are only evaluated."""
         return self.parameters["datasets"]
+
+    @property
+    def holds_pairs(self) -> bool:
+        """The examples of a row are two sides, told apart by the sign of their weights."""
+        return self.parameters["stage"] == "dpo"
 
     @property
     def num_trained_datasets(self) -> int:

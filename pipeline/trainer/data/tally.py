@@ -14,6 +14,7 @@ from pipeline.trainer.data.document_table import (
     turns,
     with_shared,
 )
+from pipeline.trainer.data.pairs import whole_pairs, with_sides_apart
 from pipeline.trainer.data.shard import Shard
 
 
@@ -57,6 +58,8 @@ class Tally:
 
     cutoff_len: int
     policy: DocumentPolicy
+    holds_pairs: bool = False
+    """The examples of a row are two sides, of which neither is trained without the other."""
     policies: dict[DocumentPolicy, PolicyTally] = field(init=False)
     rows: int = 0
     rows_rejected: int = 0
@@ -78,6 +81,7 @@ class Tally:
             policy: PolicyTally()
             for policy in get_args(CutoffPolicy)
             if (policy == "split_at_compaction") == is_split
+            and not (policy == "window" and self.holds_pairs)
         }
 
     def add(self, shard: Shard, whole: np.ndarray, dataset: str, first_row: int) -> np.ndarray:
@@ -108,9 +112,12 @@ class Tally:
         for policy, tally in self.policies.items():
             cut = cut_documents(shard, over, policy, self.cutoff_len)
             left[policy] = np.sort(np.concatenate([fitting, cut]), order="start", kind="stable")
+            if self.holds_pairs:
+                left[policy] = whole_pairs(left[policy])
             _count(tally, whole, left[policy])
             tally.turns_lost += max(0, _num_turns(shard, over) - _num_turns(shard, cut))
-        return with_shared(whole, left[self.policy])
+        chosen = with_shared(whole, left[self.policy])
+        return with_sides_apart(shard, chosen) if self.holds_pairs else chosen
 
     def check(self) -> None:
         """Raises: DataError: nothing is left to train on, or an example is too long for `error`."""

@@ -10,9 +10,10 @@ from pipeline.config.strict import OptionalText, StrictModel
 class FinetuningKeys(StrictModel):
     """What is trained, and by which objective."""
 
-    stage: Literal["sft", "pt"] = "sft"
+    stage: Literal["sft", "pt", "dpo"] = "sft"
     """`sft`: the model's turns of conversations carry loss; `pt`: continued pre-training on texts,
-    every token of which does."""
+    every token of which does; `dpo`: pairs of continuations, of which one is preferred
+    (`pref_loss`)."""
     finetuning_type: Literal["full", "freeze", "lora"] = "full"
     """`full`: all weights; `freeze`: those of some layers; `lora`: low-rank adapters beside frozen
     weights."""

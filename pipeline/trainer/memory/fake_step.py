@@ -21,7 +21,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.memory.live_bytes import LiveBytes
 from pipeline.trainer.model import empty_model
-from pipeline.trainer.objective import SupervisedObjective
+from pipeline.trainer.objective import make_objective
 from pipeline.trainer.optim import has_compact_moments, make_optimizer
 
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer states"
@@ -64,7 +64,7 @@ def simulate_step(
     fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveBytes()
     with torch.device("meta"), _quiet():
         model = empty_model(args, dtype)
-    objective = SupervisedObjective(model, args.moe_aux_loss_coef)
+    objective = make_objective(model, args)
     with fake, live, live.making(WEIGHTS):
         _give_fake_tensors(objective)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -142,7 +142,7 @@ def _make_gradients(trained: list[torch.nn.Parameter], live: LiveBytes) -> None:
 
 
 def _run_passes(
-    objective: SupervisedObjective, batch: MicroBatch, live: LiveBytes, *, autocast: bool
+    objective: torch.nn.Module, batch: MicroBatch, live: LiveBytes, *, autocast: bool
 ) -> torch.Tensor:
     head = cast(Any, objective.model).get_output_embeddings()
     stack: list[Any] = []

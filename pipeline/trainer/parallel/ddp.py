@@ -15,7 +15,7 @@ from pipeline.trainer.adapters.trained import trained_state
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_model, save_model
-from pipeline.trainer.objective import Losses, SupervisedObjective
+from pipeline.trainer.objective import Losses, make_objective
 from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Accepts, evaluating
@@ -31,7 +31,7 @@ class DataParallel:
         torch.nn.Module.to(self._model, distributed.device)
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._optimizer = make_optimizer(self._model, args)
-        self._wrapped: torch.nn.Module = SupervisedObjective(self._model, args.moe_aux_loss_coef)
+        self._wrapped: torch.nn.Module = make_objective(self._model, args)
         self.name = "single process"
         if distributed.world_size > 1:
             device_ids = None if distributed.device.type == "cpu" else [distributed.local_rank]

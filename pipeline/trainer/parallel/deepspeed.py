@@ -15,7 +15,7 @@ from pipeline.trainer.adapters.trained import num_elements
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_config, load_model, save_model
-from pipeline.trainer.objective import Losses, SupervisedObjective
+from pipeline.trainer.objective import Losses, make_objective
 from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
@@ -56,7 +56,7 @@ class DeepSpeed:
         self._model = load_model(args, torch.bfloat16 if low_precision else torch.float32)
         self.num_parameters = sum(map(num_elements, self._model.parameters()))
         self._engine: Any = deepspeed.initialize(
-            model=SupervisedObjective(self._model, args.moe_aux_loss_coef),
+            model=make_objective(self._model, args),
             optimizer=self._optimizer(config),
             config=config,
         )[0]

@@ -27,7 +27,7 @@ from pipeline.errors import TrainError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_model, save_model
-from pipeline.trainer.objective import Losses, SupervisedObjective
+from pipeline.trainer.objective import Losses, make_objective
 from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.fsdp_config import Sharding
 from pipeline.trainer.parallel.interface import Distributed
@@ -109,7 +109,7 @@ class FullySharded:
 
     def _shard(self, model: PreTrainedModel) -> None:
         """Called with the empty model; what is in no unit stays with the objective."""
-        objective = SupervisedObjective(model, self._args.moe_aux_loss_coef)
+        objective = make_objective(model, self._args)
         precision = torch.bfloat16 if self._args.bf16 else None
         policy = MixedPrecisionPolicy(
             param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False

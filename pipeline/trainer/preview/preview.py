@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.progress import show_progress
-from pipeline.sharegpt import from_sharegpt
+from pipeline.sharegpt import from_sharegpt, pair_sides
 from pipeline.trainer.args import TrainArgs, dataset_names
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.collate import IGNORE_INDEX
@@ -114,7 +114,7 @@ def preview_row(args: TrainArgs, row: int, name: str | None = None) -> Preview:
             f"row {row}: nothing of it is trained: no turn carries loss, it does not fit into "
             f"cutoff_len, or it cannot be rendered ({store.directory / 'rejected.jsonl'})"
         )
-    messages = [] if "text" in source else from_sharegpt(source)[0]
+    messages = _messages(source)
     return Preview(
         row,
         store.directory,
@@ -142,6 +142,14 @@ def _source_row(dataset: Dataset, row: int) -> dict[str, Any]:
     for found in islice(dataset.rows(), row - 1, row):
         return dataset.canonical(found)
     raise DataError(f"row {row}: dataset {dataset.name!r} has fewer rows")
+
+
+def _messages(source: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a conversation, of both sides of a pair, or none of a text."""
+    if "text" in source:
+        return []
+    sides = pair_sides(source) if "chosen" in source else (source,)
+    return [message for side in sides for message in from_sharegpt(side)[0]]
 
 
 def _is_trained(message: dict[str, Any]) -> bool:
