@@ -35,12 +35,14 @@ from pipeline.trainer.attention import PER_DOCUMENT
 from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree
+from pipeline.trainer.flex_attention import BLOCK_MASK
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.optim import make_optimizer
 from pipeline.trainer.recompute import set_recompute
 
 _H100_BF16_TFLOPS = 989.0
 _WARMUP_STEPS = 3
+_OURS = {"native": (PER_DOCUMENT, "per-document SDPA"), "flex": (BLOCK_MASK, "FlexAttention")}
 _TRAINED_EVERY = 4  # one token in so many carries loss
 
 
@@ -110,6 +112,8 @@ def main() -> None:
     report["runs"] = []
     for values in settings:
         setting = Setting(*values)
+        if (setting.engine, setting.recompute) == ("flex", "selective"):
+            continue  # there is no such setting
         found = _measure_or_reason(setting, options, device)
         report["runs"].append({**asdict(setting), **found})
         if not options.json:
@@ -126,7 +130,7 @@ def _options() -> argparse.Namespace:
     kinds = ["none", "selective", "full", "offload"]
     parser.add_argument("--recompute", nargs="+", choices=kinds, default=kinds[:3])
     parser.add_argument("--optim", nargs="+", default=["adamw_8bit"])
-    parser.add_argument("--peers", nargs="*", default=["transformers", "liger"])
+    parser.add_argument("--peers", nargs="*", default=["flex", "transformers", "liger"])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--peak-tflops", type=float, default=_H100_BF16_TFLOPS)
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, two steps")
@@ -134,7 +138,11 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.smoke:
         options.models, options.lengths, options.steps = ["tiny"], [64], 2
-    installed = {"transformers": True, "liger": importlib.util.find_spec("liger_kernel")}
+    installed = {
+        "flex": torch.accelerator.is_available(),
+        "transformers": True,
+        "liger": importlib.util.find_spec("liger_kernel"),
+    }
     options.engines = ["native", *(peer for peer in options.peers if installed[peer])]
     return options
 
@@ -168,7 +176,8 @@ def _measure(setting: Setting, options: argparse.Namespace, device: torch.device
     shape, on_cpu = SHAPES[setting.model], device.type == "cpu"
     batch = _batch(shape, setting.length).to(device)
     trained = batch.labels.numel()
-    native = setting.engine == "native"
+    native = setting.engine in _OURS
+    attention, attention_name = _OURS.get(setting.engine, ("sdpa", "SDPA"))
     if setting.engine == "liger":
         from liger_kernel.transformers import (  # pyright: ignore[reportMissingImports]  # optional
             apply_liger_kernel_to_qwen3,
@@ -180,7 +189,7 @@ def _measure(setting: Setting, options: argparse.Namespace, device: torch.device
         model = AutoModelForCausalLM.from_config(
             shape.config(setting.length),
             dtype=torch.bfloat16,
-            attn_implementation=PER_DOCUMENT if native else "sdpa",
+            attn_implementation=attention,
         ).train()
     set_recompute(model, setting.recompute)  # pyright: ignore[reportArgumentType]  # a choice
     args = TrainArgs(
@@ -209,7 +218,7 @@ def _measure(setting: Setting, options: argparse.Namespace, device: torch.device
         "useful_tflops": round(tflops, 3),
         "useful_mfu": None if on_cpu else round(tflops / options.peak_tflops, 4),
         "peak_gib": None,
-        "attention": "per-document SDPA" if native else "SDPA",
+        "attention": attention_name,
     }
     if device.type == "cuda":
         found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)

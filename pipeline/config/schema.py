@@ -336,6 +336,13 @@ class _WithLlamaFactoryKeys(Training):
             raise ValueError("only the native engine has it; remove it")
         return value
 
+    @field_validator("flash_attn")
+    @classmethod
+    def _has_these_kernels(cls, flash_attn: str) -> str:
+        if flash_attn == "flex":
+            raise ValueError("only the native engine has flex; set it to auto")
+        return flash_attn
+
 
 @functools.cache
 def config_model(engine: str) -> type[Config]:

@@ -8,7 +8,8 @@ isolate documents as well, with what a batch brings along: `sdpa` and `eager` ta
 FlashAttention takes the boundaries and knows no branches.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -20,6 +21,7 @@ from pipeline.errors import TrainError
 from pipeline.trainer.data.prefix_tree import Segment
 
 PER_DOCUMENT = "per_document"
+_Mask = TypeVar("_Mask")
 _KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 BEYOND_MASKS = ("softcap", "s_aux", "position_bias")
 """What models ask of attention that PyTorch's kernels cannot do."""
@@ -115,20 +117,38 @@ def branch_masks(
     Returns: a mask, boolean (sdpa) or to be added (eager); where layers are of several kinds, one
         for each; None where attention needs none.
     """
-    text = config.get_text_config()
-    if text._attn_implementation == PER_DOCUMENT:
+    implementation = config.get_text_config()._attn_implementation
+    if implementation == PER_DOCUMENT:
         return None
+
+    def make(window: int | None) -> torch.Tensor:
+        mask = branch_mask(preorder, position_ids, window)
+        if implementation != "eager":
+            return mask
+        return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+
+    return mask_per_kind(config, make)
+
+
+def mask_per_kind(config: Any, make: Callable[[int | None], _Mask]) -> _Mask | dict[str, _Mask]:
+    """The mask for the window of each kind of layers; without a dict where there is one kind."""
+    text = config.get_text_config()
     window = getattr(text, "sliding_window", None)
     kinds = set(getattr(text, "layer_types", None) or ())
     widths = {kind: window if kind == "sliding_attention" else None for kind in kinds}
-    masks = {
-        kind: branch_mask(preorder, position_ids, width)
-        for kind, width in (widths or {"": window}).items()
-    }
-    if text._attn_implementation == "eager":
-        hidden = torch.finfo(torch.float32).min
-        masks = {kind: torch.where(mask, 0.0, hidden) for kind, mask in masks.items()}
+    masks = {kind: make(width) for kind, width in (widths or {"": window}).items()}
     return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def in_autocast_dtype(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What autocast does at PyTorch's own attention, for one that it does not know."""
+    kind = query.device.type
+    if not torch.is_autocast_enabled(kind):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(kind)
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def _along_paths(states: torch.Tensor, segments: tuple[Segment, ...]) -> tuple[torch.Tensor, ...]:

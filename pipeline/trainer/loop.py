@@ -32,6 +32,7 @@ from pipeline.trainer.data.prefetch import prefetch
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.evaluation import evaluate, has_stopped_improving
+from pipeline.trainer.flex_attention import check_has_gradients
 from pipeline.trainer.lr_schedule import learning_rate_at
 from pipeline.trainer.memory.check import MemoryCheck
 from pipeline.trainer.metrics import RunLog
@@ -45,7 +46,7 @@ from pipeline.trainer.output_dir import (
     find_resume,
 )
 from pipeline.trainer.parallel.context.context_parallel import ContextParallel
-from pipeline.trainer.parallel.interface import Distributed
+from pipeline.trainer.parallel.interface import Distributed, accelerator_kind
 from pipeline.trainer.parallel.strategy import Strategy, make_strategy
 from pipeline.trainer.planned_run import PlannedRun
 from pipeline.trainer.plot import plot_loss
@@ -83,6 +84,8 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
             f"eval_strategy: {args.eval_strategy}: there is nothing to evaluate on; set val_size "
             "or eval_dataset"
         )
+    if args.flash_attn == "flex":
+        check_has_gradients(accelerator_kind(use_cpu=args.use_cpu))
     check_installed(args.report_to)
     check_positions(load_config(args), args.cutoff_len, args.rope_scaling)
     output_dir = Path(args.output_dir)

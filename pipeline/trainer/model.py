@@ -14,6 +14,7 @@ from pipeline.trainer.adapters.quantization import quantization_config
 from pipeline.trainer.adapters.trained import select_trained
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import check_isolates_documents, packed_implementation
+from pipeline.trainer.flex_attention import BLOCK_MASK, check_takes_block_masks
 from pipeline.trainer.parallel.context.choice import check_attention_is_shared
 from pipeline.trainer.parallel.partitioned_loading import Partitioning
 from pipeline.trainer.recompute import set_recompute
@@ -27,6 +28,7 @@ _ATTENTION = {
     "auto": "sdpa",
     "sdpa": "sdpa",
     "disabled": "eager",
+    "flex": BLOCK_MASK,
     "fa2": "flash_attention_2",
     "fa3": "flash_attention_3",
 }
@@ -113,6 +115,8 @@ def _frozen_dtype(args: TrainArgs, dtype: torch.dtype) -> torch.dtype:
 def _prepared(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     if args.sequence_parallel_size > 1:
         check_attention_is_shared(model, args.model_name_or_path)
+    if args.flash_attn == "flex":
+        check_takes_block_masks(model, args.model_name_or_path)
     if args.packs or args.stage == "dpo":
         check_isolates_documents(model, args.model_name_or_path, args.stage)
     set_recompute(model, args.recompute)

@@ -14,6 +14,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import branch_masks
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.experts import Routers, expert_load
+from pipeline.trainer.flex_attention import BLOCK_MASK, block_masks
 from pipeline.trainer.keys.preference import PreferenceKeys
 from pipeline.trainer.linear_loss import CHUNK_ELEMENTS
 from pipeline.trainer.lm_head import LossHead, install_loss_head
@@ -61,8 +62,10 @@ class _Objective(nn.Module):
 
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
         mask: Any = batch.attention_mask
-        if batch.preorder is not None and batch.position_ids is not None:
-            config = _causal_lm(self.model).config
+        config = _causal_lm(self.model).config
+        if config.get_text_config()._attn_implementation == BLOCK_MASK:
+            mask = block_masks(config, batch)
+        elif batch.preorder is not None and batch.position_ids is not None:
             mask = branch_masks(config, batch.preorder, batch.position_ids)
         return {
             "input_ids": batch.input_ids,

@@ -18,8 +18,10 @@ class ComputeKeys(StrictModel):
     """Compute in bfloat16. false: float32."""
     fp16: Literal[False] = False
     """float16 needs loss scaling, which the native engine does not have."""
-    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = "auto"
-    """Attention kernels. `auto`: PyTorch's own (sdpa); `disabled`: eager."""
+    flash_attn: Literal["auto", "disabled", "sdpa", "flex", "fa2", "fa3"] = "auto"
+    """Attention kernels. `auto`: PyTorch's own (sdpa); `disabled`: eager; `flex`: FlexAttention
+    with one block mask for packed documents and shared prefixes, on accelerators only and in the
+    native engine only."""
     rope_scaling: Annotated[Literal["linear", "dynamic", "yarn", "llama3"] | None, EmptyIsNull] = (
         None
     )
@@ -33,7 +35,7 @@ class ComputeKeys(StrictModel):
     """What a layer computes again in the backward pass. `none`: nothing; `selective`: all but
     attention, whose result is kept; `full`: everything; `offload`: everything, from inputs kept in
     host memory. `auto`: offload with `use_unsloth_gc`, none with `disable_gradient_checkpointing`,
-    else selective."""
+    full with `flash_attn: flex`, else selective."""
     enable_liger_kernel: bool = False
     """No effect in the native engine, which computes its loss in chunks by itself."""
     full_determinism: bool = False
@@ -45,6 +47,8 @@ class ComputeKeys(StrictModel):
         for key, its in (("disable_gradient_checkpointing", "none"), ("use_unsloth_gc", "offload")):
             if info.data.get(key) and kind not in ("auto", its):
                 raise ValueError(f"contradicts {key}: choose one of them")
+        if kind == "selective" and info.data.get("flash_attn") == "flex":
+            raise ValueError("cannot keep what flash_attn: flex gives; choose full")
         return kind
 
     @property
@@ -53,4 +57,6 @@ class ComputeKeys(StrictModel):
             return self.checkpoint_activations
         if self.disable_gradient_checkpointing:
             return "none"
-        return "offload" if self.use_unsloth_gc else "selective"
+        if self.use_unsloth_gc:
+            return "offload"
+        return "full" if self.flash_attn == "flex" else "selective"

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 
 from pipeline.errors import TrainError
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.attention import BEYOND_MASKS
+from pipeline.trainer.attention import BEYOND_MASKS, in_autocast_dtype
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.prefix_tree import Segment
 from pipeline.trainer.model import CONTEXT_PARALLEL, load_config
@@ -68,7 +68,7 @@ def _attend_ulysses(
 ) -> tuple[torch.Tensor, None]:
     _check_only_masks(kwargs)
     del layout  # contiguous parts in the order of the ranks
-    states = _in_autocast_dtype(query, key, value)
+    states = in_autocast_dtype(query, key, value)
     return attend_ulysses(module, *states, attention_mask, group=group, **kwargs), None
 
 
@@ -95,7 +95,7 @@ def _attend_ring(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     ring = Ring(group, layout, segments)
-    output = attend_ring(*_in_autocast_dtype(query, key, value), scale, ring)
+    output = attend_ring(*in_autocast_dtype(query, key, value), scale, ring)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -106,14 +106,3 @@ def _check_only_masks(kwargs: dict[str, Any]) -> None:
             f"this model's attention has {', '.join(asked)}, which PyTorch's kernels cannot do; "
             "set training.sequence_parallel_size to 1"
         )
-
-
-def _in_autocast_dtype(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What autocast would do at attention, done before ranks exchange anything."""
-    kind = query.device.type
-    if not torch.is_autocast_enabled(kind):
-        return query, key, value
-    dtype = torch.get_autocast_dtype(kind)
-    return query.to(dtype), key.to(dtype), value.to(dtype)
