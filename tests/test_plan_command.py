@@ -78,7 +78,7 @@ def test_the_number_of_ranks_changes_balance_not_the_plan(args: TrainArgs) -> No
     both = json.loads(_plan(same_batch, "--world-size", "2", "--json"))
     assert (alone["balance"], alone["micro_balance"]) == (1, 1)
     assert both["micro_balance"] < both["balance"] < 1
-    changed = {"world_size", "balance", "micro_balance"}
+    changed = {"world_size", "balance", "micro_balance", "memory"}
     assert {key for key in alone if alone[key] != both[key]} == changed
 
 
@@ -196,7 +196,8 @@ def test_a_poor_balance_comes_with_the_way_out(args: TrainArgs) -> None:
     assert told["balance"] < told["balance_grouped_by_length"]
     lines = _plan(poor, "--world-size", "4").splitlines()
     grouped = told["balance_grouped_by_length"]
-    assert f"training.group_by_length would give balance {grouped:.4f}" in lines[-1]
+    way_out = f"training.group_by_length would give balance {grouped:.4f}"
+    assert any(way_out in line for line in lines)
     better = poor.model_copy(update={"group_by_length": True})
     assert json.loads(_plan(better, "--world-size", "4", "--json"))["balance"] == grouped
     assert len(_plan(better, "--world-size", "4").splitlines()) == len(lines) - 1

@@ -166,7 +166,9 @@ def test_what_is_proposed_saves_what_the_changed_training_needs_less(
         per_device_train_batch_size=8,
         gradient_accumulation_steps=1,
     )
-    batch, planned = largest_batch(_planned(args)), _plan(args)
+    run = _planned(args)
+    args = run.args  # with everything decided
+    batch, planned = largest_batch(run), _plan(args)
     changes = smaller.changes_that_fit(
         args, batch, planned, int(0.8 * planned.total), on_accelerator=False
     )

@@ -59,11 +59,11 @@ def plan(
             grouped = args.model_copy(update={"group_by_length": True})
             quality = PlanQuality.of(PlannedRun.of(grouped, store, data_ranks).plan)
             found["balance_grouped_by_length"] = quality.to_record()["balance"]
-        memory = plan_run(planned, ranks, on_accelerator=not args.use_cpu and bool(accelerators()))
-        found["memory"] = None if memory is None else memory.to_record()
         if check:
             with show_progress("check", "examples") as shown:
                 found["check"] = check_tensors(planned, shown).to_record()
+        memory = plan_run(planned, ranks, on_accelerator=not args.use_cpu and bool(accelerators()))
+        found["memory"] = None if memory is None else memory.to_record()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
