@@ -105,10 +105,11 @@ def interrupted(finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     )
     running = Running("run", "--config", config)
     try:
-        running.wait_for(r"step 3/6")
+        running.wait_for(r"^step 2: .*torch.distributed.run")
         refused = sft("train", "--config", config)
         assert refused.returncode == 3
         assert "the output_dir is in use by run_001 (pid " in error_of(refused)
+        running.wait_for(r"step 3/")
         running.signal(signal.SIGTERM)
         asked_at = time.monotonic()
         assert running.end(NO_PROCESS_SECONDS) == 75, running.text

@@ -344,6 +344,7 @@ def test_the_plan_counts_groups_of_ranks(tiny_model: Path, tmp_path: Path) -> No
     assert {key for key in shared if shared[key] != groups[key]} == {
         "world_size",
         "sequence_parallel_size",
+        "memory",
     }
     each_alone = planned(4, per_device_train_batch_size=1)
     assert each_alone["plan"] == shared["plan"]
