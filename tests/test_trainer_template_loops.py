@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jinja2.exceptions import SecurityError
 from transformers.utils import chat_template_utils
 
-from pipeline.trainer.data.compiled_template import CompiledTemplate
+from pipeline.trainer.data.jinja.compiled import CompiledTemplate
 
 _PROLOGUE = (
     "{% set ns = namespace(count=0, query=messages | length, seen=false) %}"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import DataError
-from pipeline.trainer.data.compiled_template import CompiledTemplate
 from pipeline.trainer.data.example import Tokenizer, special_tokens
+from pipeline.trainer.data.jinja.compiled import CompiledTemplate
 from pipeline.trainer.data.sandbox import TimeLimitError, limited
 
 Messages = list[dict[str, Any]]

@@ -42,13 +42,13 @@ STORE_FILE = "store.json"
 DOCUMENTS_FILE = "documents.npy"
 REJECTED_FILE = "rejected.jsonl"
 _CODE = ("dataset.py", "compaction.py", "renderers.py", "rendering.py", "render.py")
-_CODE += ("pairs.py", "text.py", "../../text_rows.py", "example.py")
-_CODE += ("chat_template.py", "compiled_template.py", "loop_memo.py", "scan_memo.py")
-_CODE += ("template_values.py",)
-_CODE += ("template_loops.py", "template_scans.py", "template_syntax.py")
+_CODE += ("pairs.py", "text.py", "../../text_rows.py", "example.py", "chat_template.py")
+_CODE += ("jinja/compiled.py", "jinja/loop_memo.py", "jinja/scan_memo.py", "jinja/values.py")
+_CODE += ("jinja/loops.py", "jinja/scans.py", "jinja/syntax.py")
 _CODE += ("templates/named.py", "templates/renderer.py", "templates/tool_formats.py")
-_CODE += ("tokenize.py", "shard.py", "../../sharegpt.py")
-"""Beside the data, what decides the ids of a row."""
+_CODE += ("tokenize.py", "encode.py", "shard.py", "../../sharegpt.py")
+_CODE += ("document_table.py", "cutoff.py")
+"""Beside the data, what decides what a store holds."""
 
 
 @dataclass(frozen=True)

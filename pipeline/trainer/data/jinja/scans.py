@@ -16,7 +16,7 @@ from typing import TypeGuard
 
 from jinja2 import nodes
 
-from pipeline.trainer.data.template_syntax import UnknownLoopError, is_loop, refuse_unknown, stored
+from pipeline.trainer.data.jinja.syntax import UnknownLoopError, is_loop, refuse_unknown, stored
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     run over [a, b, c]  ->  texts ["A", "B", "C"], and the namespaces after each
     run over [a, b, d]  ->  "A" and "B" are known; the body runs for d alone
 
-Which inputs decide an iteration, template_loops.py says; when two values are the same, says
-template_values.py. Whoever renders gives the same message as the same object.
+Which inputs decide an iteration, loops.py says; when two values are the same, says
+values.py. Whoever renders gives the same message as the same object.
 """
 
 from collections import deque
@@ -15,9 +15,9 @@ from typing import Any
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.utils import Namespace
 
-from pipeline.trainer.data.scan_memo import FoundByScan, ResumedScan, is_known
-from pipeline.trainer.data.template_loops import LoopReads
-from pipeline.trainer.data.template_values import (
+from pipeline.trainer.data.jinja.loops import LoopReads
+from pipeline.trainer.data.jinja.scan_memo import FoundByScan, ResumedScan, is_known
+from pipeline.trainer.data.jinja.values import (
     are_same,
     attributes,
     common,
@@ -47,7 +47,7 @@ class Rendering:
         self.shown: list[str] = []
 
     def resume(self, items: Any, number: int, *values: Any) -> Any:
-        """What loop `number` goes over; called by the template (`template_loops.RESUME`)."""
+        """What loop `number` goes over; called by the template (`loops.RESUME`)."""
         reads = self._memo.loops[number]
         names = dict(zip(reads.names, values, strict=False))
         lists = dict(zip(reads.lists, values[len(names) :], strict=True))

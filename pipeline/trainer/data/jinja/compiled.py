@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pipeline.trainer.data.loop_memo import LoopMemo, Rendering, loop_context
-from pipeline.trainer.data.template_loops import RESUME, mark_loops
+from pipeline.trainer.data.jinja.loop_memo import LoopMemo, Rendering, loop_context
+from pipeline.trainer.data.jinja.loops import RESUME, mark_loops
 
 _DICT_ATTRIBUTES = frozenset(dir(dict))
 

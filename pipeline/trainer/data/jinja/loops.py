@@ -9,7 +9,7 @@ what it showed before, if the inputs can be told from the template's text:
 
 `mark_loops` looks for such loops and lets them go over `RESUME(<what they go over>, <number of the
 loop>, <values that it reads>)` instead. All other loops stay as they are. Loops from the end of a
-list are in template_scans.py.
+list are in scans.py.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, nodes
 
-from pipeline.trainer.data.template_scans import Scan, is_reversed, read_scan
-from pipeline.trainer.data.template_syntax import UnknownLoopError, is_loop, refuse_unknown, stored
+from pipeline.trainer.data.jinja.scans import Scan, is_reversed, read_scan
+from pipeline.trainer.data.jinja.syntax import UnknownLoopError, is_loop, refuse_unknown, stored
 
 RESUME = "_resume_loop"
 """A function in the template's context; `loop_memo.Rendering.resume`."""

@@ -1,4 +1,4 @@
-"""What the loops of a chat template have in common when they are read (template_loops.py)."""
+"""What the loops of a chat template have in common when they are read (loops.py)."""
 
 from typing import TypeGuard
 

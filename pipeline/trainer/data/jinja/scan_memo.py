@@ -1,4 +1,4 @@
-"""What a template's scans found before, for one conversation (template_scans.py).
+"""What a template's scans found before, for one conversation (scans.py).
 
     looked through [d, c, b, a]  ->  from c on: {query: 0}; from b on: {query: 0}; ...
     looks through [e, c, b, a]   ->  the body runs for e alone
@@ -11,8 +11,8 @@ from typing import Any
 
 from jinja2.utils import Namespace
 
-from pipeline.trainer.data.template_scans import Scan
-from pipeline.trainer.data.template_values import attributes, common, token
+from pipeline.trainer.data.jinja.scans import Scan
+from pipeline.trainer.data.jinja.values import attributes, common, token
 
 _UNWRITTEN = object()
 
