@@ -37,10 +37,10 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import IGNORE_INDEX, collate
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.store import TokenStore, open_store
-from pipeline.trainer.loop import train
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.optim import make_optimizer
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BATCH = 2

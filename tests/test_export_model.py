@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.errors import ConfigError, TrainError
 from pipeline.export import model as export_module
-from pipeline.trainer.loop import train
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 pytestmark = pytest.mark.usefixtures("rank_of_its_own")
 

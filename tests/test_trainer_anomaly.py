@@ -19,8 +19,8 @@ from trainer_runs import plan_of, read_log, run, spoilt_model, train_args, write
 from pipeline.errors import ConfigError, TrainError
 from pipeline.trainer.anomaly import WINDOW, Watch
 from pipeline.trainer.args import TrainArgs, load_train_args
-from pipeline.trainer.loop import train
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 pytestmark = pytest.mark.usefixtures("rank_of_its_own")
 

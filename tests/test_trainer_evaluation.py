@@ -29,8 +29,8 @@ from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.holdout import hold_out
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
-from pipeline.trainer.loop import train
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 _ROWS = np.asarray([0, 0, 1, 2, 2, 2, 3, 4, 5, 6, 7, 8, 9])
 

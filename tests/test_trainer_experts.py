@@ -28,10 +28,10 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch, collate, collate_trees
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.prefix_tree import PrefixTree
-from pipeline.trainer.loop import train
 from pipeline.trainer.model import load_model
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 pytestmark = pytest.mark.usefixtures("rank_of_its_own")
 

@@ -29,10 +29,10 @@ from transformers import AutoModelForCausalLM
 from pipeline.errors import ConfigError, TrainError
 from pipeline.trainer.args import TrainArgs, load_train_args
 from pipeline.trainer.data.example import Example
-from pipeline.trainer.loop import train
 from pipeline.trainer.model import load_model
 from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 pytestmark = pytest.mark.usefixtures("rank_of_its_own")
 

@@ -33,9 +33,9 @@ from pipeline.trainer.data.collate import MicroBatch, collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree
 from pipeline.trainer.flex_attention import Visibility, attend_by_blocks, block_masks
-from pipeline.trainer.loop import train
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 

@@ -213,7 +213,7 @@ def test_a_run_announces_its_plan_and_compares_it(
 _LIMITED = """
 import resource, sys
 import psutil, torch
-import pipeline.trainer.loop
+import pipeline.trainer.train
 from pipeline.trainer.__main__ import main
 torch.set_num_threads(1)
 room = int(sys.argv[2]) + psutil.Process().memory_info().vms

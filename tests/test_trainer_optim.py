@@ -24,10 +24,10 @@ from pipeline.errors import InterruptedRun
 from pipeline.trainer import compact_adamw
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.compact_adamw import dynamic_codes
-from pipeline.trainer.loop import train
 from pipeline.trainer.lr_schedule import learning_rate_at
 from pipeline.trainer.optim import make_optimizer
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 _STEPS = 23
 pytestmark = pytest.mark.usefixtures("rank_of_its_own")

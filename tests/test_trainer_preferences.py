@@ -23,9 +23,9 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.loop import train
 from pipeline.trainer.references import REFERENCE_FILE
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 STEPS = 4
 ENTRY = {

@@ -37,8 +37,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.errors import InterruptedRun, TrainError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.store import TokenStore
-from pipeline.trainer.loop import train
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 pytestmark = pytest.mark.usefixtures("rank_of_its_own")
 

@@ -26,11 +26,11 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.flops import ModelFlops
-from pipeline.trainer.loop import train
 from pipeline.trainer.peak_flops import peak_bf16_flops, peak_of
 from pipeline.trainer.reporting.rank_clock import RankClock, RankReport, reports
 from pipeline.trainer.reporting.step_window import StepWindow
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 pytestmark = pytest.mark.usefixtures("rank_of_its_own")
 

@@ -24,9 +24,9 @@ from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.load import load_micro_batch
 from pipeline.trainer.data.rendering import Rendering
 from pipeline.trainer.data.text import TextRenderer
-from pipeline.trainer.loop import train
 from pipeline.trainer.preview.preview import preview_row
 from pipeline.trainer.stop import StopRequest
+from pipeline.trainer.train import train
 
 CUTOFF = 24
 

@@ -25,8 +25,8 @@ from trainer_runs import conversations, tokenise, train_args, write_dataset
 from pipeline.errors import DataError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data import build, chunks, encode, tokenize
-from pipeline.trainer.data.compiled_template import CompiledTemplate
 from pipeline.trainer.data.dataset import find_datasets
+from pipeline.trainer.data.jinja.compiled import CompiledTemplate
 from pipeline.trainer.data.read_files import ReadFiles
 from pipeline.trainer.data.row_file import read_raw_rows
 from pipeline.trainer.data.store import TokenStore

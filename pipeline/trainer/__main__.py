@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     stop = StopRequest()
     try:
         args = load_train_args(Path(argv[0]))
-        from pipeline.trainer.loop import train
+        from pipeline.trainer.train import train
 
         train(args, stop)
     except InterruptedRun as interruption:
