@@ -33,7 +33,8 @@ def reference_run(
     )
     losses = []
     for batch in batches:
-        loss, total_weight = torch.zeros(()), 0.0
+        # In fp32 the sum of thousands of losses would itself be off by 1e-6.
+        loss, total_weight = torch.zeros((), dtype=torch.float64), 0.0
         for example in batch:
             log_probabilities = model(torch.tensor([example.ids])).logits[0].log_softmax(dim=-1)
             for span in example.spans:

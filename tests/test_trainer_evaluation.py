@@ -5,6 +5,7 @@ Run: pytest tests/test_trainer_evaluation.py
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from transformers import AutoModelForCausalLM
 from pipeline.errors import ConfigError, DataError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.example_trees import ExampleTrees
-from pipeline.trainer.data.holdout import hold_out
+from pipeline.trainer.data.holdout import held_out_rows
 from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.data.plan_input import Documents
+from pipeline.trainer.data.plan_input import Documents, divide
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 
@@ -70,22 +71,27 @@ def _plain_loss(model_dir: Path, documents: np.ndarray, data: ExampleTrees) -> f
 
 @pytest.mark.parametrize(("val_size", "count"), [(0.0, 0), (0.2, 2), (0.21, 3), (1, 1), (4, 4)])
 def test_whole_rows_are_held_out(val_size: float, count: int) -> None:
-    trained, held_out = hold_out(_ROWS, val_size, seed=1)
+    documents = replace(
+        Documents.from_lengths(np.ones(len(_ROWS), dtype=np.int64)),
+        rows=_ROWS,
+        all_rows=np.unique(_ROWS),
+    )
+    trained, held_out = divide(documents, val_size, seed=1)
     assert sorted([*trained, *held_out]) == list(range(len(_ROWS)))
     assert len(set(_ROWS[held_out])) == count
     assert not set(_ROWS[trained]) & set(_ROWS[held_out])
 
 
 def test_the_seed_chooses_the_rows() -> None:
-    chosen = {tuple(hold_out(_ROWS, 3, seed)[1]) for seed in range(20)}
+    chosen = {tuple(held_out_rows(_ROWS, 3, seed)) for seed in range(20)}
     assert len(chosen) > 5
-    assert tuple(hold_out(_ROWS, 3, 7)[1]) == tuple(hold_out(_ROWS, 3, 7)[1])
+    assert tuple(held_out_rows(_ROWS, 3, 7)) == tuple(held_out_rows(_ROWS, 3, 7))
 
 
 @pytest.mark.parametrize(("val_size", "message"), [(10, "10 would hold out 10"), (0.95, "0.95 w")])
 def test_something_must_be_left_to_train_on(val_size: float, message: str) -> None:
     with pytest.raises(ConfigError, match=f"val_size: {message}.* of 10 rows; lower it"):
-        hold_out(_ROWS, val_size, seed=1)
+        held_out_rows(_ROWS, val_size, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,8 @@ def test_the_loss_is_that_of_the_saved_model(
     args = _args(tiny_model, dataset_dir, tmp_path / "run", **changes)
     train(args, StopRequest())
     plan, data = plan_of(args)
-    assert len({data.row(int(i)) for i in plan.held_out}) == 5  # a fifth of 23, rounded up
+    held_out = {row for i in plan.held_out for row in data.rows_of(i)}
+    assert len(held_out) == 5  # a fifth of 23, rounded up
     assert not set(plan.held_out) & {i for step in range(1, 6) for i in plan.global_batch(step)}
     found = _evaluations(tmp_path / "run")
     assert [step for step, _ in found] == [2, 4, 5]
@@ -141,7 +148,10 @@ def test_other_datasets_are_evaluated_and_not_trained(
     plan, data = plan_of(args)
     assert {data.dataset(int(i)) for i in plan.epochs[0].documents} == {"demo"}
     of_each = plan.held_out_by_dataset()
-    rows = {name: len({data.row(int(i)) for i in documents}) for name, documents in of_each.items()}
+    rows = {
+        name: len({row for i in documents for row in data.rows_of(i)})
+        for name, documents in of_each.items()
+    }
     assert rows == {"first": 7, "second": 4}
     expected = {"eval_loss": _plain_loss(tmp_path / "run", plan.held_out, data)}
     if each:

@@ -84,7 +84,7 @@ def _rows(args: TrainArgs, epoch: int = 0, world_size: int = 1) -> list[tuple[st
     plan, data = plan_of(args, world_size)
     first = plan.epoch_ends[epoch - 1] if epoch else 0
     of_steps = [
-        sorted((data.dataset(i), data.row(i)) for i in plan.global_batch(step + 1))
+        sorted((data.dataset(i), *data.rows_of(i)) for i in plan.global_batch(step + 1))
         for step in range(first, plan.epoch_ends[epoch])
     ]
     return [row for rows in of_steps for row in rows]
@@ -133,9 +133,9 @@ def test_file_order_is_that_of_the_mix(args: TrainArgs) -> None:
     )
     plan, data = plan_of(alternating)
     order = [i for step in range(plan.epoch_ends[0]) for i in plan.global_batch(step + 1)]
-    visits = [data.row(i) for i in order if data.dataset(i) == "demo"]
+    visits = [data.rows_of(i) for i in order if data.dataset(i) == "demo"]
     assert visits == sorted(visits)
-    names = [data.dataset(i) for i in order if i == 0 or data.row(i) != data.row(i - 1)]
+    names = [data.dataset(i) for i in order if i == 0 or data.rows_of(i) != data.rows_of(i - 1)]
     assert names[:4] == ["demo", "few", "demo", "few"]
 
 
@@ -189,7 +189,7 @@ def _plan(args: TrainArgs, *options: str) -> str:
 def test_held_out_rows_are_not_in_the_mix(args: TrainArgs) -> None:
     mixed = _changed(args, mix_strategy="interleave_over", val_size=6.0)
     plan, data = plan_of(mixed)
-    held_out = {(data.dataset(i), data.row(i)) for i in plan.held_out.tolist()}
+    held_out = {(data.dataset(i), *data.rows_of(i)) for i in plan.held_out.tolist()}
     assert len(held_out) == 6
     assert not held_out & set(_rows(mixed))
 

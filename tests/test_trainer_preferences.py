@@ -22,6 +22,7 @@ from pipeline.errors import DataError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.example_trees import ExampleTrees
+from pipeline.trainer.data.neighbours import within_rows
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.references import REFERENCE_FILE
 from pipeline.trainer.stop import StopRequest
@@ -236,11 +237,12 @@ def test_a_pair_is_trained_whole_or_not_at_all(tiny_model: Path, tmp_path: Path)
     rows[2]["rejected"] = []
     directory = _dataset(tmp_path / "data", rows)
     store = tokenise(_args(tiny_model, directory, cutoff_len=300)).store
-    data = ExampleTrees(store, share_prefixes=True)
-    assert [data.row(index) for index in range(len(data))] == [1, 3]
+    data = ExampleTrees(store, within_rows(store))
+    assert [data.rows_of(index) for index in range(len(data))] == [[1], [3]]
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for index in range(len(data)):
         examples = data.examples(index)
+        [row] = data.rows_of(index)
         assert data.num_tokens(index) < sum(len(example.ids) for example in examples), (
             "the conversation stands once"
         )
@@ -251,7 +253,7 @@ def test_a_pair_is_trained_whole_or_not_at_all(tiny_model: Path, tmp_path: Path)
                 for span in example.spans
                 if span.weight == sign
             )
-            expected = [turn["value"] for turn in rows[data.row(index)][side]][::2]
+            expected = [turn["value"] for turn in rows[row][side]][::2]
             assert trained == "".join(f"{value}<|im_end|>" for value in expected)
     [rejected] = (store.directory / "rejected.jsonl").read_text().splitlines()
     assert json.loads(rejected)["message"].startswith(

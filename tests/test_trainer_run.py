@@ -185,7 +185,7 @@ def test_what_is_no_number_stops_the_run_before_anything_is_saved(
     with pytest.raises(TrainError) as caught:
         _train(args)
     plan, data = plan_of(args)
-    named = ", ".join(str(data.row(index)) for index in plan.global_batch(1))
+    named = ", ".join(str(row) for i in plan.global_batch(1) for row in data.rows_of(i))
     assert str(caught.value) == (
         f"{message}. Rows of this batch: {named}. Lower training.learning_rate, or look at these "
         "rows"

@@ -22,6 +22,7 @@ from pipeline.trainer.data.collate import IGNORE_INDEX
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.load import load_micro_batch
+from pipeline.trainer.data.neighbours import separate
 from pipeline.trainer.data.rendering import Rendering
 from pipeline.trainer.data.text import TextRenderer
 from pipeline.trainer.preview.preview import preview_row
@@ -105,11 +106,11 @@ def test_every_token_of_a_text_is_predicted_once(
     args = _args(tiny_model, _dataset(tmp_path / "data", "texts.json"))
     report = tokenise(args)
     renderer = _renderer(tiny_model)
-    data = ExampleTrees(report.store, share_prefixes=False)
+    data = ExampleTrees(report.store, separate(report.store))
     for row, text in enumerate(_texts()):
         [whole] = renderer.row_examples({"text": text})
         predicted: list[int] = []
-        blocks = [i for i in range(len(data)) if data.row(i) == row]
+        blocks = [i for i in range(len(data)) if data.rows_of(i) == [row]]
         for block in blocks:
             assert data.num_tokens(block) <= CUTOFF
             batch = load_micro_batch(data, [block], concatenates=concatenates)

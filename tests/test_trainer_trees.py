@@ -43,6 +43,7 @@ from pipeline.trainer.attention import PER_DOCUMENT, branch_mask
 from pipeline.trainer.data.collate import collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.example_trees import ExampleTrees
+from pipeline.trainer.data.neighbours import within_rows
 from pipeline.trainer.data.prefix_tree import PrefixTree, Segment
 from pipeline.trainer.data.render import Renderer
 from pipeline.trainer.data.store import TokenStore
@@ -243,7 +244,7 @@ def test_a_tree_holds_at_most_cutoff_len_tokens_and_no_example_is_lost(
     write_dataset(tmp_path, rows)
     cutoff_len = int(_store(tiny_model, tmp_path).lengths.max() * 0.8)
     store = _store(tiny_model, tmp_path, cutoff_len=cutoff_len, cutoff_policy=policy)
-    data = ExampleTrees(store, share_prefixes=True)
+    data = ExampleTrees(store, within_rows(store))
     assert len(rows) < len(data) < len(store), "some trees have to be divided"
     numbers = range(len(data))
     assert examples_of(data, list(numbers)) == [store[i] for i in range(len(store))]
@@ -258,7 +259,7 @@ def test_a_tree_holds_at_most_cutoff_len_tokens_and_no_example_is_lost(
         assert 2 * (tree.depths + 1).sum() == data.attention[number] + len(tree)
         assert tree.weights.sum() == pytest.approx(data.loss_weight(number))
         assert data.example_tokens[number] == sum(len(example.ids) for example in examples)
-        assert len({data.row(number)}) == 1
+        assert len(data.rows_of(number)) == 1
 
 
 def _decided(config: PretrainedConfig, store: TokenStore, **changes: Any) -> bool | None:

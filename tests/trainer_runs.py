@@ -89,8 +89,8 @@ def plan_of(args: TrainArgs, world_size: int = 1) -> tuple[Plan, ExampleTrees]:
     """The plan of a run of a model that can share prefixes, and the documents it counts."""
     store = tokenise(args).store
     shares = has_shared_prefixes(store) if args.share_prefixes is None else args.share_prefixes
-    data = ExampleTrees(store, share_prefixes=shares)
     args = args.model_copy(update={"share_prefixes": shares})
+    data = ExampleTrees.of(args, store)
     return Plan.of(args, Documents.of(data), world_size, CROSSOVER), data
 
 

@@ -78,6 +78,15 @@ class TrainingKeys(
             raise ValueError("stage dpo computes every pair by itself; remove it")
         return packs
 
+    @field_validator("share_prefixes")
+    @classmethod
+    def _pairs_share_within_a_row(
+        cls, share_prefixes: bool | str | None, info: ValidationInfo
+    ) -> bool | str | None:
+        if info.data.get("stage") == "dpo" and share_prefixes == "dataset":
+            raise ValueError("stage dpo keeps every pair by itself; take true, false or null")
+        return share_prefixes
+
     @field_validator("moe_aux_loss_coef")
     @classmethod
     def _pairs_balance_no_experts(cls, coef: float | None, info: ValidationInfo) -> float | None:
@@ -107,7 +116,7 @@ class TrainingKeys(
         """A micro batch is one sequence without padding, not one per example."""
         return (
             self.packs
-            or self.share_prefixes is True
+            or bool(self.share_prefixes)
             or self.sequence_parallel_size > 1
             or self.stage == "dpo"
         )

@@ -196,7 +196,9 @@ class Run:
             row = f"the last {_MOST_SKIPPED_IN_A_ROW} steps have all been skipped"
             raise self._diverged(f"step {step}: {what}; {row}", batch)
         if self._log is not None:
-            rows = [f"{self._data.dataset(i)}:{self._data.row(i)}" for i in batch]
+            rows = [
+                f"{self._data.dataset(i)}:{row}" for i in batch for row in self._data.rows_of(i)
+            ]
             self._log.record_anomaly(step, what, rows, is_skipped=self._skips)
 
     def _expert_load(self, step: int, loads: list[torch.Tensor]) -> list[list[float]] | None:
@@ -223,7 +225,8 @@ class Run:
         )
 
     def _diverged(self, what: str, batch: list[int]) -> TrainError:
-        rows = ", ".join(str(self._data.row(index)) for index in batch[:16])
+        numbers = [row for index in batch[:16] for row in self._data.rows_of(index)]
+        rows = ", ".join(map(str, numbers[:16]))
         return TrainError(
             f"{what}; the update was not saved. Rows of this batch: {rows}. Lower "
             "training.learning_rate, or look at these rows"

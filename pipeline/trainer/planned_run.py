@@ -26,7 +26,7 @@ class PlannedRun:
         """Raises: ConfigError: the keys contradict the model or the data."""
         skeleton = load_skeleton(args)
         args = with_sharing(args, store, skeleton)
-        data = ExampleTrees(store, share_prefixes=bool(args.share_prefixes))
+        data = ExampleTrees.of(args, store)
         flops = ModelFlops.of(skeleton)
         plan = Plan.of(args, Documents.of(data), world_size, flops.crossover_tokens)
         return cls(args, data, plan, flops)

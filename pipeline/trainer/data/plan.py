@@ -21,11 +21,10 @@ import numpy as np
 
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.balance import spread
-from pipeline.trainer.data.holdout import divide
 from pipeline.trainer.data.mix import mixed
 from pipeline.trainer.data.order import epoch_sequences, grouped_by_length
 from pipeline.trainer.data.packing import Sequences, pack
-from pipeline.trainer.data.plan_input import Documents
+from pipeline.trainer.data.plan_input import Documents, divide
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +105,10 @@ class Plan:
 
     @cached_property
     def hash(self) -> str:
-        """Of the documents of every step and their lengths, whatever the number of ranks."""
+        """Of the documents of every step, their rows and lengths, whatever the number of ranks."""
         digest = hashlib.sha256(f"{self.total_steps} {self.global_batch_size}".encode())
         digest.update(self.documents.lengths.astype("<i8").tobytes())
+        digest.update(self.documents.rows.astype("<i8").tobytes())
         for epoch in self.epochs:
             digest.update(epoch.documents.astype("<i8").tobytes())
             digest.update(epoch.bounds.astype("<i8").tobytes())

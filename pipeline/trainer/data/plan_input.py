@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import DataError
 from pipeline.trainer.data.example_trees import ExampleTrees
+from pipeline.trainer.data.holdout import held_out_rows
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Documents:
     attention: np.ndarray  # (documents,) int64, length x length where there are no branches
     turns: np.ndarray  # (documents,) int64, trained turns
     scores: np.ndarray  # (documents,) float64, what the row of each is worth; NaN: not known
-    rows: np.ndarray  # (documents,) int64, the row that each comes from, rising
+    rows: np.ndarray  # (documents,) int64, the first row that each comes from
+    all_rows: np.ndarray  # (rows,) int64, every row that some document comes from, rising
     datasets: np.ndarray  # (documents,) int64, the number of the dataset of each, rising
     dataset_names: tuple[str, ...]
     num_trained_datasets: int
@@ -29,6 +32,7 @@ class Documents:
             turns=data.turns,
             scores=data.scores,
             rows=data.rows,
+            all_rows=np.unique(data.store.rows),
             datasets=data.datasets,
             dataset_names=tuple(data.store.dataset_names),
             num_trained_datasets=data.store.num_trained_datasets,
@@ -43,6 +47,7 @@ class Documents:
             turns=np.ones_like(lengths),
             scores=np.full(len(lengths), np.nan),
             rows=np.arange(len(lengths)),
+            all_rows=np.arange(len(lengths)),
             datasets=np.zeros(len(lengths), dtype=np.int64),
             dataset_names=("demo",),
             num_trained_datasets=1,
@@ -57,3 +62,23 @@ class Documents:
         `crossover_tokens` is the length at which attention costs as much as everything else.
         """
         return self.lengths * crossover_tokens + self.attention
+
+
+def divide(documents: Documents, val_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The documents to train on and those to evaluate on, both in rising order.
+
+    Raises: ConfigError: val_size leaves nothing to train on; DataError: nothing can be trained on,
+        or nothing of a dataset evaluated.
+    """
+    first_evaluated = documents.num_trained_datasets
+    if first_evaluated == len(documents.dataset_names):
+        # Rows that share a tree are all held out, or none of them is.
+        is_held_out = np.isin(documents.rows, held_out_rows(documents.all_rows, val_size, seed))
+        return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+    trained = np.flatnonzero(documents.datasets < first_evaluated)
+    if not len(trained):
+        raise DataError("dataset: none of its rows can be trained on, only those of eval_dataset")
+    for number, name in enumerate(documents.dataset_names):
+        if number >= first_evaluated and number not in documents.datasets:
+            raise DataError(f"eval_dataset: no row of {name!r} can be evaluated; leave it out")
+    return trained, np.flatnonzero(documents.datasets >= first_evaluated)

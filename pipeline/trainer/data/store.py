@@ -149,9 +149,14 @@ class TokenStore:
         """The ids of one example from token `begin` on, and all its loss spans."""
         document = self.documents[index]
         shard = self._shard(int(document["shard"]))
-        start = int(document["start"])
-        ids = shard.ids(start + begin, start + int(document["length"]))
-        return ids, loss_spans(shard, document)
+        return self.ids(index, begin), loss_spans(shard, document)
+
+    def ids(self, index: int, begin: int = 0, end: int | None = None) -> np.ndarray:
+        """Tokens [begin, end) of one example; without `end`, and beyond its own, all that follow"""
+        document = self.documents[index]
+        start, length = int(document["start"]), int(document["length"])
+        last = length if end is None else min(end, length)
+        return self._shard(int(document["shard"])).ids(start + begin, start + last)
 
     def num_tokens(self, index: int) -> int:
         return int(self.documents["length"][index])

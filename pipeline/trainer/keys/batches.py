@@ -22,11 +22,12 @@ class BatchKeys(StrictModel):
     sequences. null: only in stage pt."""
     neat_packing: bool = False
     """The same as `packing`; in LLaMA-Factory, only this one keeps examples apart."""
-    share_prefixes: bool | None = None
+    share_prefixes: bool | Literal["dataset"] | None = None
     """Examples of one row that begin alike (turns whose reasoning later history does not show) are
     one tree, which counts as one sequence: every token is computed once, with the losses and
     gradients of the separate examples. null: where there are any and the model's attention allows
-    it."""
+    it. `dataset`: examples of different rows, too (forks, attempts at one task, one system prompt),
+    never of different datasets or of held out and trained rows."""
     num_train_epochs: float = Field(default=3.0, gt=0)
     """Passes over the data; a fraction stops within an epoch."""
     max_steps: int = Field(default=-1, ge=-1)
@@ -45,9 +46,37 @@ class BatchKeys(StrictModel):
     to the lowest `_score` of the row, those without one at last: clean solutions first, as STEP 0
     writes the rule score."""
 
+    @field_validator("share_prefixes")
+    @classmethod
+    def _rows_taken_one_by_one(
+        cls, share_prefixes: bool | str | None, info: ValidationInfo
+    ) -> bool | str | None:
+        mix_strategy = info.data.get("mix_strategy", "concat")
+        if share_prefixes == "dataset" and mix_strategy != "concat":
+            raise ValueError(
+                f"dataset puts rows together that mix_strategy {mix_strategy} takes one by one: "
+                "choose one of them"
+            )
+        return share_prefixes
+
+    @field_validator("disable_shuffling")
+    @classmethod
+    def _rows_in_order(cls, disable_shuffling: bool, info: ValidationInfo) -> bool:
+        if disable_shuffling and info.data.get("share_prefixes") == "dataset":
+            raise ValueError(
+                "contradicts share_prefixes dataset, which brings rows that begin alike together: "
+                "choose one of them"
+            )
+        return disable_shuffling
+
     @field_validator("curriculum")
     @classmethod
     def _one_order(cls, curriculum: str, info: ValidationInfo) -> str:
+        if curriculum == "score" and info.data.get("share_prefixes") == "dataset":
+            raise ValueError(
+                "score contradicts share_prefixes dataset, whose trees have rows of several "
+                "scores: choose one of them"
+            )
         for key in ("disable_shuffling", "group_by_length"):
             if curriculum != "random" and info.data.get(key):
                 raise ValueError(f"contradicts {key}: choose one of them")

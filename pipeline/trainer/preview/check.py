@@ -26,7 +26,7 @@ class TensorCheck:
     preview_sha256: str
     training_sha256: str
     differing_rows: list[str]
-    """`<dataset>: row <n>`, rows counted from 1 as in `sft preview`."""
+    """`<dataset>: row <n>` of each document, or all its rows, counted from 1 as in `sft preview`"""
 
     @property
     def is_equal(self) -> bool:
@@ -54,7 +54,7 @@ def check_tensors(planned: PlannedRun, progress: Progress) -> TensorCheck:
         preview_sha256=_digest(shown),
         training_sha256=_digest(trained),
         differing_rows=[
-            f"{data.dataset(index)}: row {data.row(index) + 1}"
+            f"{data.dataset(index)}: row {', '.join(str(row + 1) for row in data.rows_of(index))}"
             for index in sorted(shown)
             if shown[index] != trained[index]
         ],
