@@ -34,8 +34,9 @@ _PLANS = (
 )
 
 
-def work(bug: Bug, variant: int) -> list[Step]:
-    """The steps of one run; `variant` chooses how thorough the agent is."""
+def work(bug: Bug, variant: int, *, solves: bool = True) -> list[Step]:
+    """The steps of one run; `variant` chooses how thorough the agent is. One that does not solve
+    the task gives up before the first edit."""
     listing = f"{bug.path}\n{bug.path.replace('/', '/test_')}\nREADME.md"
     reproduce = ("run", bug.test, bug.failure)
     read = ("read", bug.path, bug.source)
@@ -66,6 +67,10 @@ def work(bug: Bug, variant: int) -> list[Step]:
         ),
     }
     plan = _PLANS[variant % len(_PLANS)]
+    if not solves:
+        looked = plan[: plan.index("edit")]
+        last = f"I have looked at {bug.path} and see nothing wrong in it. I changed nothing."
+        return [*(known[kind] for kind in looked), Step("This may be meant so.", last)]
     proof = "The tests pass." if "verify" in plan else "I did not run the tests."
     last = f"Fixed: {bug.cause}. I changed one line in {bug.path}. {proof}"
     return [*(known[kind] for kind in plan), Step(f"Nothing is left to do. {proof}", last)]
@@ -98,7 +103,7 @@ _CLAUDE_TOOLS = [
 ]
 
 
-def claude_code(bug: Bug, variant: int) -> str:
+def claude_code(bug: Bug, variant: int, *, solves: bool = True) -> str:
     """Anthropic dialect: a warm-up call, thinking dropped from the history, text beside results.
 
     With even variants the proxy's two hooks have both logged every call.
@@ -120,7 +125,7 @@ def claude_code(bug: Bug, variant: int) -> str:
     ]
     warm_up = [{"role": "user", "content": [{"type": "text", "text": "Warmup"}]}]
     calls = [(warm_up, [], [{"type": "text", "text": "I am ready to help."}])]
-    for number, step in enumerate(work(bug, variant)):
+    for number, step in enumerate(work(bug, variant, solves=solves)):
         blocks: list[Json] = [{"type": "thinking", "thinking": step.reasoning, "signature": ""}]
         if step.text:
             blocks.append({"type": "text", "text": step.text})

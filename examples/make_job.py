@@ -1,6 +1,9 @@
-"""Write the example job: 32 trials of four agents, most of them good, some of them not.
+"""Write the example jobs, the same bytes every time.
 
-Run: python examples/make_job.py [directory]     (default: examples/job; same bytes every time)
+    job        32 trials of four agents, most of them good, some of them not
+    attempts   11 trials of one agent, several attempts at a task, solved and not: for pairs
+
+Run: python examples/make_job.py [directory]     (default: examples)
 """
 
 import hashlib
@@ -22,13 +25,29 @@ _AGENTS: dict[str, tuple[str, Callable[[Bug, int], str]]] = {
     "terminus-2": ("trajectory.json", agents.terminus2),
 }
 _UNSOLVED = {("claude-code", 4), ("opencode", 6), ("terminus-2", 2)}
+_ATTEMPTS = ((True, False), (True, True, False), (True, False, False), (True,), (False, True))
+"""Whether each attempt at each of the first tasks solves it."""
 _EXCLUDED_ID = "django__django-16527"
 
 
-def main(job: Path) -> None:
-    """Replace `job` by the example job."""
-    if job.exists():
-        shutil.rmtree(job)
+def main(directory: Path) -> None:
+    """Replace the example jobs in a directory."""
+    for name, write in (("job", _write_job), ("attempts", _write_attempts)):
+        if (directory / name).exists():
+            shutil.rmtree(directory / name)
+        write(directory / name)
+
+
+def _write_attempts(job: Path) -> None:
+    for number, outcomes in enumerate(_ATTEMPTS):
+        bug = BUGS[number]
+        for attempt, solves in enumerate(outcomes):
+            trial = job / f"{bug.instance_id}__attempt{attempt + 1}"
+            text = agents.claude_code(bug, 2 * (number + attempt) + 1, solves=solves)
+            _write_trial(trial, "claude-code", bug.instance_id, float(solves), _PROXY_LOG, text)
+
+
+def _write_job(job: Path) -> None:
     evals: dict[str, Any] = {}
     for number, (agent, (file_name, write)) in enumerate(_AGENTS.items()):
         rewards: dict[str, list[str]] = {}
@@ -93,4 +112,4 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "job")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)

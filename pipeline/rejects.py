@@ -44,6 +44,7 @@ class RejectReason(StrEnum):
     EVAL_OVERLAP = "eval_overlap"
     GIT_HISTORY = "git_history"
     SECRET_FOUND = "secret_found"
+    UNPAIRED = "unpaired"
     # The raw file.
     MISSING_TRAJECTORY = "missing_trajectory"
     UNREADABLE_FILE = "unreadable_file"
@@ -96,6 +97,7 @@ _FILTERED = frozenset(
         RejectReason.EVAL_OVERLAP,
         RejectReason.GIT_HISTORY,
         RejectReason.SECRET_FOUND,
+        RejectReason.UNPAIRED,
     }
 )
 

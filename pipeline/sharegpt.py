@@ -28,12 +28,12 @@ from pipeline.trajectory import Message, ToolCall, Trajectory, chat_messages
 LfFormat = Literal["structured", "rendered", "text", "pairs"]
 """structured: this module's form. rendered: {"messages": [{"role", "content"}]}, plain text.
 text: {"text": str}, for pre-training. pairs: structured, up to an input, and what follows it, once
-`chosen` and once `rejected` (see `pair_sides`)."""
+`chosen` and once `rejected` (see `preference_pairs`)."""
 
 Chat = list[dict[str, Any]]
 
 _INPUT_TAGS = ("human", "observation")
-_OUTPUT_TAGS = ("gpt", "function_call")
+OUTPUT_TAGS = ("gpt", "function_call")
 _PLAIN_ROLES = ("system", "user", "assistant")
 _THINK = re.compile(r"<think>\n(.*?)\n</think>\n\n", re.DOTALL)
 _WRAPPED_CALL = re.compile(r"(.*?)(?:^|\n)<tool_call>\n(.*)\n</tool_call>", re.DOTALL)
@@ -175,31 +175,6 @@ def from_sharegpt(row: Any) -> tuple[Chat, list[dict[str, Any]]]:
     return messages, _read_tools(row.get("tools"))
 
 
-def pair_sides(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two conversations that a pair stands for: with what was chosen, with what was rejected.
-
-    Each is one turn, as LLaMA-Factory has it, or a list of turns. Turns of the conversation itself
-    carry no loss.
-
-    Raises: DataError: a side is missing.
-    """
-    chosen, rejected = (_pair_side(row, key) for key in ("chosen", "rejected"))
-    return chosen, rejected
-
-
-def _pair_side(row: dict[str, Any], key: str) -> dict[str, Any]:
-    turns = row.get(key)
-    turns = [turns] if isinstance(turns, dict) else turns
-    if not isinstance(turns, list) or not turns:
-        raise DataError(f"{key}: missing; a pair has the turns chosen and rejected")
-    prompt = [
-        {**turn, "loss_weight": 0.0} if turn.get("from") in _OUTPUT_TAGS else turn
-        for turn in row["conversations"]
-    ]
-    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
-    return {**rest, "conversations": [*prompt, *turns]}
-
-
 def detect_format(row: Any) -> LfFormat:
     """Which of the forms one example has. Raises: DataError: none of them."""
     if isinstance(row, dict) and isinstance(row.get("conversations"), list):
@@ -223,7 +198,7 @@ def _check_turn(turn: Any, keys: tuple[str, ...], where: str) -> None:
 def _check_alternation(turns: list[dict[str, Any]], key: str = "from") -> None:
     """What LLaMA-Factory requires; it empties other examples with only a warning."""
     first = 1 if turns and turns[0][key] == "system" else 0
-    inputs, outputs = (_INPUT_TAGS, _OUTPUT_TAGS) if key == "from" else (("user",), ("assistant",))
+    inputs, outputs = (_INPUT_TAGS, OUTPUT_TAGS) if key == "from" else (("user",), ("assistant",))
     where = "conversations" if key == "from" else "messages"
     for index in range(first, len(turns)):
         allowed = outputs if (index - first) % 2 else inputs
@@ -239,7 +214,7 @@ def _check_alternation(turns: list[dict[str, Any]], key: str = "from") -> None:
 def _turn_messages(turn: dict[str, Any], previous_ids: list[str], where: str) -> Chat:
     """The canonical messages that one turn stands for; `previous_ids`: calls it may answer."""
     if turn.get("messages") is not None:
-        return _stored_messages(turn["messages"], where)
+        return stored_messages(turn["messages"], where)
     tag, value = turn["from"], turn["value"]
     if tag == "system":
         return [{"role": "system", "content": value}]
@@ -276,13 +251,16 @@ def _require_objects(calls: Chat, where: str) -> None:
         )
 
 
-def _stored_messages(value: Any, where: str) -> Chat:
+def stored_messages(value: Any, where: str) -> Chat:
+    """What a turn's `messages` hold. Raises: DataError."""
     try:
         stored = json.loads(value)
     except (TypeError, ValueError):
         stored = None
-    if not isinstance(stored, list):
-        raise DataError(f"{where}.messages: not a JSON list in a string; convert the data again")
+    if not isinstance(stored, list) or not all(isinstance(item, dict) for item in stored):
+        raise DataError(
+            f"{where}.messages: not a JSON list of messages in a string; convert the data again"
+        )
     return stored
 
 

@@ -1,6 +1,7 @@
 """STEP 0: raw trajectories -> IM JSONL and LLaMA-Factory JSON.
 
-Writes <data>.jsonl (IM) and <data>.json (examples, same order), and beside the latter
+Writes <data>.jsonl (IM) and <data>.json (examples, same order; or pairs of them, where those are
+asked for), and beside the latter
 
     <data>.rejected.jsonl   every trial and conversation that is not in the data, with its reason
     <data>.stats.json       counts
@@ -20,6 +21,7 @@ from typing import Any
 from pipeline.conversion.filters import Filters, unlabelled_notes
 from pipeline.conversion.lf_file import LfSummary, sample_rows, validate_lf
 from pipeline.conversion.manifest import FileState, Manifest, code_version
+from pipeline.conversion.pairing import PairRules, pair_up
 from pipeline.conversion.parts import PartStore
 from pipeline.conversion.selection import SelectionRules, select
 from pipeline.conversion.source import Source
@@ -30,6 +32,7 @@ from pipeline.errors import DataError
 from pipeline.export.deviations import Deviation, lines_of
 from pipeline.files import remove_temporaries, sha256_file, write_json
 from pipeline.jsonl import parse_json
+from pipeline.preference_pairs import make_pair
 from pipeline.progress import Progress
 from pipeline.rejects import Reject
 from pipeline.step_report import StepReport
@@ -59,6 +62,8 @@ class ConvertOptions:
     """How each is converted."""
     filters: Filters = Filters()
     """Which of the conversations stay."""
+    pairs: PairRules | None = None
+    """Which pairs of them are the examples. None: each is one."""
     max_reject_fraction: float = 0.5
     """Largest acceptable share of the selected trials that turn out unusable."""
     num_workers: int = 0
@@ -73,10 +78,12 @@ class Peek:
     num_selected: int
     num_converted: int
     """Trials that were looked into; at most the limit."""
+    num_conversations: int
+    """That these gave."""
     scaffolds: Counter[str]
     """Of the trials looked into."""
     rows: list[dict[str, Any]]
-    """LLaMA-Factory examples."""
+    """LLaMA-Factory examples: of each conversation, or of their pairs."""
     rejects: list[Reject]
     """Of the trials looked into."""
     notes: list[str]
@@ -175,7 +182,9 @@ def _convert(
         selection.trials, options.trial, _code(), store, options.num_workers, progress
     )
 
-    tally = write_data(selection, parts, options.selection, options.filters, store, files, check)
+    tally = write_data(
+        selection, parts, options.selection, options.filters, options.pairs, store, files, check
+    )
     store.keep_only(part.key for part in parts)
     policy = options.trial.cleaning.secrets.policy
     lost = Counter({kind: tally.log_counts[kind] for kind in Deviation})
@@ -214,8 +223,9 @@ def peek(source: Source, options: ConvertOptions, limit: int) -> Peek:
         num_trials=len(selection.trials) + len(selection.rejects),
         num_selected=len(selection.trials),
         num_converted=len(converted),
+        num_conversations=len(kept),
         scaffolds=Counter(item.scaffold for item in converted if item.scaffold),
-        rows=[parse_json(row.lf_row)[0] for row in kept],
+        rows=_examples(kept, options),
         rejects=[reject for item in converted for reject in item.rejects],
         notes=[
             *selection.notes,
@@ -226,6 +236,19 @@ def peek(source: Source, options: ConvertOptions, limit: int) -> Peek:
             ),
         ],
     )
+
+
+def _examples(rows: list[ConvertedRow], options: ConvertOptions) -> list[dict[str, Any]]:
+    def read(row: ConvertedRow) -> dict[str, Any]:
+        return parse_json(row.lf_row)[0]
+
+    if options.pairs is None:
+        return [read(row) for row in rows]
+    found = pair_up(rows, options.pairs, options.selection.resolved_at, read).pairs
+    return [
+        make_pair(read(chosen), read(rejected), options.pairs.continuation)
+        for chosen, rejected in found
+    ]
 
 
 def _outputs(im_file: Path, lf_file: Path) -> dict[str, Path]:
@@ -259,6 +282,7 @@ def _fingerprint(options: ConvertOptions) -> dict[str, Any]:
         "where": filters.limits.where.text if filters.limits.where else "",
         "duplicates": asdict(filters.duplicates),
         **asdict(filters.caps),
+        "pairs": asdict(options.pairs) if options.pairs else None,
         "max_reject_fraction": options.max_reject_fraction,
     }
 
@@ -271,7 +295,8 @@ def _plain(value: Any) -> Any:
 @functools.cache
 def _code() -> str:
     """The version of everything that decides what is written."""
-    files = [_PACKAGE / f"{name}.py" for name in ("jsonl", "rejects", "sharegpt", "trajectory")]
+    modules = ("jsonl", "preference_pairs", "rejects", "sharegpt", "trajectory")
+    files = [_PACKAGE / f"{name}.py" for name in modules]
     rooms = ("conversion", "scaffolds", "quality")
     files.append(_PACKAGE / "export" / "rendered.py")
     files += [path for room in rooms for path in (_PACKAGE / room).rglob("*.py")]

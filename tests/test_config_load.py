@@ -408,11 +408,11 @@ LLAMAFACTORY = (
 
 def test_llamafactory_keys_and_values_pass_with_its_engine(tmp_path: Path) -> None:
     text = training(
-        "stage: dpo", "galore_rank: 8", "save_steps: 0.1", "report_to: [swanlab]", "eval_steps: 0.1"
+        "stage: kto", "galore_rank: 8", "save_steps: 0.1", "report_to: [swanlab]", "eval_steps: 0.1"
     )
     loaded = load_config(write(tmp_path, text + LLAMAFACTORY))
     given = loaded.config.runtime_info.input.training
-    assert (given.stage, given.save_steps) == ("dpo", 0.1)
+    assert (given.stage, given.save_steps) == ("kto", 0.1)
     assert given.model_extra == {"galore_rank": 8}
     assert loaded.resolved()["runtime_info"]["input"]["training"]["galore_rank"] == 8
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.conversion.lf_file import RowWriter
+from pipeline.conversion.pairing import PairRules
 from pipeline.conversion.selection import SelectionRules
 from pipeline.conversion.source import HarborJob
 from pipeline.jsonl import encode_json
@@ -22,6 +23,7 @@ from pipeline.trajectory import Message, ToolCall, Trajectory
 pytestmark = pytest.mark.llamafactory
 
 EXAMPLE_JOB = Path(__file__).parent.parent / "examples" / "job"
+ATTEMPTS = EXAMPLE_JOB.with_name("attempts")
 
 LOAD = """
 import json, sys
@@ -108,6 +110,21 @@ def test_example_job_is_loaded_without_a_warning(tmp_path):
     convert(HarborJob(EXAMPLE_JOB), tmp_path / "demo.jsonl", lf_file, options)
     register(lf_file.parent, "demo", lf_file, "structured")
     check(json.loads(lf_file.read_text()), load_with_llamafactory(lf_file.parent, tmp_path))
+
+
+def test_pairs_of_turns_are_loaded_without_a_warning(tmp_path):
+    lf_file = tmp_path / "data" / "demo.json"
+    options = ConvertOptions(SelectionRules("all"), pairs=PairRules("turn"), num_workers=1)
+    convert(HarborJob(ATTEMPTS), tmp_path / "demo.jsonl", lf_file, options)
+    register(lf_file.parent, "demo", lf_file, "pairs")
+    rows = json.loads(lf_file.read_text())
+    loaded = load_with_llamafactory(lf_file.parent, tmp_path)
+    assert len(loaded) == len(rows) > 0
+    for row, seen in zip(rows, loaded, strict=True):
+        both = [*row["conversations"], row["chosen"], row["rejected"]]
+        assert seen["num_turns"] == sum(turn["from"] != "system" for turn in both)
+        assert len(seen["calls"]) == sum(turn["from"] == "function_call" for turn in both)
+        assert seen["has_tools"]
 
 
 def test_rare_shapes_are_loaded_without_a_warning(tmp_path):

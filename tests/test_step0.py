@@ -266,14 +266,15 @@ def test_full_disk_leaves_nothing_behind(tmp_path):
     assert files_in(tmp_path / "out") == set()
 
 
-def test_shipped_example_job_is_what_its_script_writes(tmp_path):
+def test_shipped_example_jobs_are_what_their_script_writes(tmp_path):
     script = ROOT / "examples" / "make_job.py"
-    subprocess.run([sys.executable, "-B", str(script), str(tmp_path / "job")], check=True)
+    subprocess.run([sys.executable, "-B", str(script), str(tmp_path)], check=True)
 
     def content(job):
         return {p.relative_to(job): p.read_bytes() for p in job.rglob("*") if p.is_file()}
 
-    assert content(tmp_path / "job") == content(EXAMPLE_JOB)
+    for job in ("job", "attempts"):
+        assert content(tmp_path / job) == content(ROOT / "examples" / job)
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):

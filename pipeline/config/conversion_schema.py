@@ -3,10 +3,11 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from pipeline.config.secrets import SecretReference
 from pipeline.config.strict import StrictModel, Text
+from pipeline.preference_pairs import Continuation
 from pipeline.quality.where import parse_where
 
 _FILE_STEM = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -76,6 +77,17 @@ class EvalLeaks(StrictModel):
     """Commands that read the solution from git's history or the web (`git log --all`, the fix's
     pull request): `mask`: their turns carry no loss; `reject`: the conversation is left out;
     `keep`: they are only counted."""
+
+
+class Pairs(StrictModel):
+    """What the preference pairs of resolved and failed attempts at one task are made of."""
+
+    continuation: Continuation = "trajectory"
+    """A side of a pair. `trajectory`: all turns from where the two attempts part, for the native
+    engine; `turn`: the first of them alone, which is all that LLaMA-Factory's format holds."""
+    max_per_instance: int = Field(default=4, ge=0)
+    """How many pairs of one task there are: the best resolved against the worst failed attempts,
+    by reward, then score, and those of a side take turns. 0: every combination."""
 
 
 class Duplicates(StrictModel):
@@ -151,6 +163,26 @@ class Conversion(StrictModel):
     lf_format: Literal["structured", "rendered"] = "structured"
     """Layout of the LLaMA-Factory JSON. `structured`: ShareGPT with tools and tool calls, for any
     model, nothing lost. `rendered`: plain turns as the chat template of `model` writes them."""
+
+    pairs: Pairs | None = None
+    """Examples are preference pairs, for training.stage dpo and rm: a resolved and a failed attempt
+    that begin with the same prompt and tools. `{}`: with its defaults. null: no pairs."""
+
+    @field_validator("pairs")
+    @classmethod
+    def _has_two_sides(cls, pairs: Pairs | None, info: ValidationInfo) -> Pairs | None:
+        if pairs is None:
+            return None
+        needed = {"instance_status": "all", "lf_format": "structured", "max_per_instance": 0}
+        why = {
+            "instance_status": "takes resolved and failed attempts",
+            "lf_format": "puts turns on each side",
+            "max_per_instance": "needs the worse attempts, too (see pairs.max_per_instance)",
+        }
+        for key, value in needed.items():
+            if info.data.get(key, value) != value:
+                raise ValueError(f"{why[key]}; set conversion.{key}: {value}")
+        return pairs
 
     @field_validator("where")
     @classmethod

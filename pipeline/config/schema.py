@@ -38,6 +38,8 @@ LOCATION_OF_SOURCE: Mapping[SourceType, str] = {
     "local_lf": "lf_path",
 }
 """The key of `source` that each type cannot do without."""
+_RAW_SOURCES = ("harbor_job", "files", "several")
+_STAGES_OF_PAIRS = ("dpo",)
 
 IGNORED_META_INFO: Mapping[str, str] = {
     "parent": "blocks do not form a tree here",
@@ -249,6 +251,32 @@ class Input(StrictModel):
             evaluated = dataset_names(training.eval_dataset)
             check_dataset_names(trained, evaluated, training.interleave_probs)
         return training
+
+    @field_validator("infrastructure")
+    @classmethod
+    def _trains_on_what_is_converted(
+        cls, infrastructure: Infrastructure, info: ValidationInfo
+    ) -> Infrastructure:
+        given = info.data
+        if {"source", "conversion", "training"} <= given.keys():
+            is_converted = given["source"].type in _RAW_SOURCES
+            pairs, stage = given["conversion"].pairs, given["training"].stage
+            if is_converted and stage in _STAGES_OF_PAIRS and pairs is None:
+                raise ValueError(
+                    f"training.stage {stage} trains on pairs, which STEP 0 makes if asked to; set "
+                    "conversion.pairs: {} and conversion.instance_status: all"
+                )
+            if is_converted and pairs and stage not in _STAGES_OF_PAIRS:
+                raise ValueError(
+                    f"conversion.pairs makes pairs, training.stage {stage} trains on "
+                    "conversations; set training.stage: dpo, or remove conversion.pairs"
+                )
+            if pairs and infrastructure.engine != "native" and pairs.continuation != "turn":
+                raise ValueError(
+                    "LLaMA-Factory's pairs have one turn on each side; set "
+                    "conversion.pairs.continuation: turn"
+                )
+        return infrastructure
 
 
 class RuntimeInfo(StrictModel):

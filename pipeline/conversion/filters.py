@@ -156,7 +156,7 @@ def _rows(choices: Sequence[Choice]) -> Iterator[tuple[Choice, PartRow]]:
     return ((choice, row) for choice in choices for row in choice.kept)
 
 
-def _merit(facts: dict[str, Any]) -> tuple[float, float]:
+def merit(facts: dict[str, Any]) -> tuple[float, float]:
     """What makes one conversation better than another: reward, then score."""
     reward, score = facts["reward"], facts["score"]
     return (-1.0 if reward is None else reward, -1.0 if score is None else score)
@@ -165,7 +165,7 @@ def _merit(facts: dict[str, Any]) -> tuple[float, float]:
 def _look_for_duplicates(choices: Sequence[Choice], rules: Duplicates) -> list[str]:
     rows = list(_rows(choices))
     if rules.keep == "best":
-        rows.sort(key=lambda item: _merit(item[1].facts), reverse=True)
+        rows.sort(key=lambda item: merit(item[1].facts), reverse=True)
     finder = DuplicateFinder(rules.near_threshold or 1.0)
     num_kept = 0
     for choice, row in rows:
@@ -189,7 +189,7 @@ def _apply_cap(choices: Sequence[Choice], fact: str, cap: int) -> None:
         return
     best_first = sorted(
         (choice for choice in choices if choice.kept),
-        key=lambda choice: max(_merit(row.facts) for row in choice.kept),
+        key=lambda choice: max(merit(row.facts) for row in choice.kept),
         reverse=True,
     )
     counts: Counter[str] = Counter()

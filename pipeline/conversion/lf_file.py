@@ -15,7 +15,8 @@ import msgspec
 from pipeline.errors import DataError
 from pipeline.files import atomic_open
 from pipeline.jsonl import NotJsonError, encode_json, parse_json, parse_json_leniently
-from pipeline.sharegpt import LfFormat, detect_format, from_sharegpt, pair_sides
+from pipeline.preference_pairs import pair_sides
+from pipeline.sharegpt import LfFormat, detect_format, from_sharegpt
 from pipeline.text_rows import TEXT_SUFFIX, read_text_rows
 
 _NUM_ERRORS_SHOWN = 5

@@ -37,6 +37,7 @@ class PartRow(msgspec.Struct):
     lf_size: int
     facts: dict[str, Any]
     exact_key: bytes
+    prompt_key: bytes
     signature: bytes
 
 
@@ -133,6 +134,12 @@ class PartStore:
             for row in part.rows:
                 yield file.read(row.im_size), file.read(row.lf_size)
 
+    def read(self, part: Part, start: int, size: int) -> bytes:
+        """Some bytes of its rows. Raises: OSError."""
+        with (self.directory / part.key).open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
     def keep_only(self, keys: Iterable[str]) -> None:
         """Remove all other parts, and what a killed conversion left."""
         kept = {*keys, _LOCK}
@@ -168,6 +175,7 @@ def _write_part(
                 lf_size=len(row.lf_row),
                 facts=row.facts,
                 exact_key=row.exact_key,
+                prompt_key=row.prompt_key,
                 signature=row.signature,
             )
         )

@@ -2,11 +2,12 @@
 
     {"count", "token_lens": {"max", "min", "mean", "gt_128k"}, "total_tokens",
      "n_turns": {"max", "min", "mean", "gte_100"}, "tool_call_errors": {..., "by_scaffold": {...}},
-     "trials": {"read", "kept", "rejected"}, "rejected": {reason: n}, "log": {what: n},
+     "trials": {"read", "kept", "rejected"}, "pairs": n, "rejected": {reason: n}, "log": {what: n},
      "secrets": {file: {type: n}}}
 
 The first five are those of the reference format, tokens only if they were counted; means are cut to
-integers and rates rounded to 6 digits as there. Tool errors are those of `quality.facts`.
+integers and rates rounded to 6 digits as there. `pairs` only if they were asked for. Tool errors
+are those of `quality.facts`.
 """
 
 from collections import Counter
@@ -35,6 +36,8 @@ class Tally:
     rejects: list[Reject] = field(default_factory=list)
     conversations: list[dict[str, Any]] = field(default_factory=list)
     """The facts of each that is kept; see `quality.facts`."""
+    num_pairs: int | None = None
+    """That these conversations make. None: the examples are no pairs."""
     log_counts: Counter[str] = field(default_factory=Counter)
     secrets: dict[str, Counter[str]] = field(default_factory=dict)
     """Secrets by file and type."""
@@ -84,7 +87,11 @@ class Tally:
             "kept": self.num_kept,
             "rejected": self.num_rejected,
             "conversations": len(self.conversations),
+            **self._pairs(),
         }
+
+    def _pairs(self) -> dict[str, int]:
+        return {} if self.num_pairs is None else {"pairs": self.num_pairs}
 
     def summary(self) -> dict[str, Any]:
         """What `sft convert --json` prints, without the time it took."""
@@ -93,6 +100,7 @@ class Tally:
             "kept": self.num_kept,
             "rejected": dict(sorted(self.rejected_trials.items())),
             "chains": len(self.conversations),
+            **self._pairs(),
         }
 
     def line(self) -> str:
@@ -150,6 +158,7 @@ class Tally:
                 "kept": self.num_kept,
                 "rejected": self.num_rejected,
             },
+            **self._pairs(),
             "rejected": dict(sorted(Counter(r.reason.value for r in self.rejects).items())),
             "log": dict(sorted(self.log_counts.items())),
             "secrets": {name: dict(sorted(n.items())) for name, n in sorted(self.secrets.items())},
@@ -189,7 +198,8 @@ def _tool_errors(conversations: list[dict[str, Any]]) -> dict[str, Any]:
 def summary_line(counts: Mapping[str, int], reasons: str) -> str:
     """`counts` as `Tally.counts` gives them."""
     rejected = f"{counts['rejected']:,} rejected" + (f" ({reasons})" if reasons else "")
+    pairs = f" in {counts['pairs']:,} pairs" if "pairs" in counts else ""
     return (
         f"{counts['read']:,} trials read, {counts['kept']:,} kept as "
-        f"{counts['conversations']:,} conversations, {rejected}"
+        f"{counts['conversations']:,} conversations{pairs}, {rejected}"
     )

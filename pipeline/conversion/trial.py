@@ -17,7 +17,7 @@ from pipeline.conversion.raw_files import DiskFiles, files_below, read_head
 from pipeline.conversion.trials import Trial
 from pipeline.jsonl import encode_json, escape_surrogates
 from pipeline.quality.cleaning import Cleaner, Cleaning
-from pipeline.quality.duplicates import exact_key, signature
+from pipeline.quality.duplicates import exact_key, prompt_key, signature
 from pipeline.quality.facts import facts_of
 from pipeline.quality.leaks.repository_names import repository_of
 from pipeline.quality.rule_score.outcome import SCORES, score_fields
@@ -46,8 +46,9 @@ class ConvertedRow:
     facts: dict[str, Any]
     """What filters and statistics ask for; see `quality.facts`."""
     exact_key: bytes = b""
+    prompt_key: bytes = b""
     signature: bytes = b""
-    """This and `exact_key` as in `quality.duplicates`."""
+    """This, `exact_key` and `prompt_key` as in `quality.duplicates`."""
 
 
 @dataclass(slots=True)
@@ -255,6 +256,7 @@ def _row(
             lf_row=encode_json(example.row | score_column(record["meta_info"]["unique_info"])),
             facts=facts_of(cleaned, scores, count_tokens(cleaned, options.counted_by)),
             exact_key=exact_key(cleaned.messages),
+            prompt_key=prompt_key(cleaned),
             signature=signature(cleaned.messages) if options.signs else b"",
         )
     except UnicodeEncodeError:  # the messages were checked, the rest of the log was not

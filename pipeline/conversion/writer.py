@@ -14,6 +14,8 @@ from pathlib import Path
 
 from pipeline.conversion.filters import Choice, Filters, choose, unlabelled_notes
 from pipeline.conversion.lf_file import RowWriter
+from pipeline.conversion.paired_rows import PairedRows
+from pipeline.conversion.pairing import PairRules
 from pipeline.conversion.parts import Part, PartStore, key_of
 from pipeline.conversion.selection import Selection, SelectionRules
 from pipeline.conversion.stats import Tally
@@ -92,19 +94,25 @@ def write_data(
     parts: Sequence[Part],
     rules: SelectionRules,
     filters: Filters,
+    pairs: PairRules | None,
     store: PartStore,
     files: DataFiles,
     check: Callable[[Tally, int], None],
 ) -> Tally:
     """Filter and write the parts of the selected trials. Memory: what parts keep of each row.
 
-    `check` sees the counts, and how many trials were selected. If it raises DataError, the rejects
-    are written and the earlier data stays.
+    Args:
+        pairs: the examples are pairs, and only what stands in one is kept. None: no pairs.
+        check: sees the counts, and how many trials were selected. If it raises DataError, the
+            rejects are written and the earlier data stays.
     """
     choices, notes = choose(parts, rules, filters)
+    paired = None
+    if pairs is not None:
+        paired = PairedRows.of(choices, selection.copies, pairs, rules.resolved_at, store)
     facts = [row.facts for part in parts for row in part.rows]
     notes += unlabelled_notes(selection.unlabelled, facts, rules.instance_status)
-    tally = Tally(notes=notes)
+    tally = Tally(notes=notes, num_pairs=paired.count() if paired else None)
     tally.add_unselected(selection.rejects)
     for choice in choices:
         tally.add(choice)
@@ -127,7 +135,10 @@ def write_data(
         for copies, choice in zip(selection.copies, choices, strict=True):
             for im_line, lf_row in _rows(choice, copies, store):
                 im.write(im_line + b"\n")
-                writer.write(lf_row)
+                if paired is None:
+                    writer.write(lf_row)
+        for example in paired.examples() if paired else ():
+            writer.write(example)
         writer.close()
     return tally
 

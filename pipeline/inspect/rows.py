@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.conversion.lf_file import read_rows
 from pipeline.errors import DataError
 from pipeline.jsonl import NotJsonError, parse_json
-from pipeline.sharegpt import from_sharegpt
+from pipeline.sharegpt import detect_format, from_sharegpt
 from pipeline.trajectory import Message, Provenance, ToolCall, Trajectory, from_record
 
 
@@ -151,6 +151,10 @@ def _scores(labels: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_lf(row: Any) -> Trajectory:
+    if detect_format(row) == "pairs":
+        raise DataError(
+            "a pair; sft preview TRAIN.yaml shows its two sides, the IM file the conversations"
+        )
     chat, tools = from_sharegpt(row)
     source = Provenance(
         instance_id=str(row.get("_instance_id") or ""),

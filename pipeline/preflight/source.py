@@ -14,7 +14,7 @@ from pipeline.jsonl import parse_json
 from pipeline.paths import from_root
 from pipeline.preflight.memory import readable_model
 from pipeline.preflight.report import Check, Context
-from pipeline.runs.conversion_options import convert_options, raw_source
+from pipeline.runs.conversion_options import convert_options, lf_format_of, raw_source
 from pipeline.sharegpt import LfFormat
 from pipeline.step0_convert import ConvertOptions, Peek, peek, stale_reason
 from pipeline.step1_register import dataset_entry, read_info
@@ -66,8 +66,8 @@ def _check_raw(context: Context, raw: Source) -> Iterator[Check]:
     if seen.num_converted:
         found = ", ".join(f"{count} {name}" for name, count in sorted(seen.scaffolds.items()))
         looked = f"of {seen.num_converted} trials looked into: {found or 'no scaffold recognised'}"
-        if seen.rows:
-            yield Check("OK", "source", f"{looked}; they give {len(seen.rows)} conversations")
+        if seen.num_conversations:
+            yield _check_conversations(context, seen, looked)
         else:
             reasons = "; ".join(sorted({f"{r.reason}: {r.message}" for r in seen.rejects})[:3])
             yield Check(
@@ -82,6 +82,20 @@ def _check_raw(context: Context, raw: Source) -> Iterator[Check]:
         yield Check("OK", "data", f"{paths.lf_file} is current; STEP 0 will be skipped")
     else:
         yield Check("OK", "data", f"STEP 0 will run: {reason}")
+
+
+def _check_conversations(context: Context, seen: Peek, looked: str) -> Check:
+    gives = f"{looked}; they give {seen.num_conversations} conversations"
+    if context.given.conversion.pairs is None:
+        return Check("OK", "source", gives)
+    if seen.rows:
+        return Check("OK", "source", f"{gives}, which make {len(seen.rows)} pairs")
+    return Check(
+        "WARN" if seen.num_converted < seen.num_selected else "FAIL",
+        "source",
+        f"{gives}, of which none makes a pair",
+        "a pair needs a resolved and a failed attempt at one task by one agent",
+    )
 
 
 def _check_file(source: SourceConfig) -> Iterator[Check]:
@@ -136,7 +150,7 @@ def _data_file(context: Context) -> tuple[Path | None, LfFormat]:
     """The file that will be registered; None when it is not known yet."""
     given, paths = context.given, context.paths
     if raw_source(context.config):
-        return paths.lf_file, given.conversion.lf_format
+        return paths.lf_file, lf_format_of(given.conversion)
     if given.source.type == "hf_lf":
         return None, "structured"
     summary = validate_lf(from_root(given.source.lf_path))

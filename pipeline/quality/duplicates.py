@@ -17,11 +17,13 @@ and one sort, whatever the number of positions.
 import functools
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.trajectory import Message
+from pipeline.jsonl import encode_json
+from pipeline.trajectory import Message, Trajectory
 
 _RUN_WORDS = 5
 _MIN_WORDS = 30
@@ -51,6 +53,14 @@ def exact_key(messages: list[Message]) -> bytes:
             digest.update(data)
         digest.update(len(texts).to_bytes(8, "little"))
     return digest.digest()
+
+
+def prompt_key(trajectory: Trajectory) -> bytes:
+    """16 bytes that are equal for conversations whose model was asked the same with the same tools:
+    `exact_key` of what stands before its first turn, and the tools."""
+    asked = list(takewhile(lambda message: message.role != "assistant", trajectory.messages))
+    tools = Message(role="system", content=encode_json(trajectory.tools).decode())
+    return exact_key([*asked, tools])
 
 
 def signature(messages: list[Message], num_hashes: int = 128) -> bytes:

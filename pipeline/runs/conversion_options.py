@@ -18,6 +18,7 @@ from pipeline.config.validate import validate
 from pipeline.conversion.eval_leaks import EvalLeaks
 from pipeline.conversion.filters import Caps, Duplicates, Filters, Limits
 from pipeline.conversion.lists import read_list
+from pipeline.conversion.pairing import PairRules
 from pipeline.conversion.selection import SelectionRules
 from pipeline.conversion.source import (
     HarborJob,
@@ -38,6 +39,7 @@ from pipeline.quality.leaks.repo_filter import parse_repos
 from pipeline.quality.secrets.scrub import SecretOptions, parse_allow_list
 from pipeline.quality.turn_weights import TurnWeights
 from pipeline.quality.where import parse_where
+from pipeline.sharegpt import LfFormat
 from pipeline.step0_convert import ConvertOptions
 from pipeline.trainer.data.tokenize import TokenizerSource
 
@@ -75,6 +77,11 @@ def convert_options(config: Config, find_model: Callable[[], str]) -> ConvertOpt
         model = given.model
         tokenizer = TokenizerSource(find_model(), model.model_revision, model.trust_remote_code)
     return options_of(given.conversion, given.source.scaffold, tokenizer=tokenizer)
+
+
+def lf_format_of(conversion: Conversion) -> LfFormat:
+    """Of the examples that STEP 0 writes."""
+    return "pairs" if conversion.pairs else conversion.lf_format
 
 
 def conversion_of(settings: Sequence[str]) -> Conversion:
@@ -153,6 +160,7 @@ def options_of(
             Duplicates(**conversion.duplicates.model_dump()),
             Caps(conversion.max_per_instance, conversion.max_per_repository),
         ),
+        pairs=PairRules(**conversion.pairs.model_dump()) if conversion.pairs else None,
         max_reject_fraction=conversion.max_reject_fraction,
         num_workers=conversion.num_workers,
     )

@@ -12,7 +12,7 @@ from pipeline.hub import fetch_dataset
 from pipeline.launch.signals import StopRequests
 from pipeline.paths import RunPaths, from_root
 from pipeline.progress import show_progress
-from pipeline.runs.conversion_options import convert_options, raw_source
+from pipeline.runs.conversion_options import convert_options, lf_format_of, raw_source
 from pipeline.sharegpt import LfFormat
 from pipeline.step0_convert import convert, stale_reason
 from pipeline.step1_register import register as register_dataset
@@ -32,7 +32,7 @@ def prepare_data(config: Config, paths: RunPaths, stop: StopRequests, *, registe
         source = raw_source(config)
         if source:
             file = _convert(config, source, paths)
-            lf_format = config.runtime_info.input.conversion.lf_format
+            lf_format = lf_format_of(config.runtime_info.input.conversion)
         else:
             file, lf_format = _existing(config, paths)
     if register:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.sharegpt import pair_sides
+from pipeline.preference_pairs import pair_sides
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.shard import Shard
 

@@ -47,6 +47,7 @@ _CODE += ("jinja/compiled.py", "jinja/loop_memo.py", "jinja/scan_memo.py", "jinj
 _CODE += ("jinja/loops.py", "jinja/scans.py", "jinja/syntax.py")
 _CODE += ("templates/named.py", "templates/renderer.py", "templates/tool_formats.py")
 _CODE += ("tokenize.py", "encode.py", "shard.py", "../../sharegpt.py")
+_CODE += ("../../preference_pairs.py",)
 _CODE += ("document_table.py", "cutoff.py")
 """Beside the data, what decides what a store holds."""
 

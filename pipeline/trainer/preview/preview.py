@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.preference_pairs import pair_sides
 from pipeline.progress import show_progress
-from pipeline.sharegpt import from_sharegpt, pair_sides
+from pipeline.sharegpt import from_sharegpt
 from pipeline.trainer.args import TrainArgs, dataset_names
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.collate import IGNORE_INDEX
