@@ -200,6 +200,33 @@ def test_a_resumed_run_compares_with_the_same_reference(tiny_model: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("rank_of_its_own")
+def test_pairs_that_are_held_out_are_rewarded_by_the_model_as_it_is(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    directory = _dataset(tmp_path / "data", _pairs())
+    args = _args(tiny_model, directory, val_size=4, eval_on_each_dataset=True, bf16=False)
+    train(args, StopRequest())
+    plan, data = plan_of(args)
+    trained = AutoModelForCausalLM.from_pretrained(args.output_dir, dtype=torch.float32)
+    start = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    found = []
+    with torch.no_grad():
+        for index in plan.held_out:
+            policy, counts = _likelihoods(trained, data.examples(index))
+            reference, _ = _likelihoods(start, data.examples(index))
+            rewards = args.pref_beta * (policy - reference)
+            loss = _loss(args, policy, reference, counts)
+            margin = rewards[0] - rewards[1]
+            found.append([loss, *rewards, float(margin > 0), margin])
+    expected = torch.tensor(found).mean(dim=0).tolist()
+    measured = json.loads((Path(args.output_dir) / "eval_results.json").read_bytes())
+    names = ["loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"]
+    assert len(plan.held_out) == 4
+    assert [measured[f"eval_{name}"] for name in names] == pytest.approx(expected, abs=1e-5)
+    assert [measured[f"eval_demo_{name}"] for name in names] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.usefixtures("rank_of_its_own")
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -213,16 +240,25 @@ def test_two_ranks_give_the_losses_of_one(
     tiny_model: Path, tmp_path: Path, strategy: dict[str, Any]
 ) -> None:
     weights = {key: value for key, value in strategy.items() if key == "finetuning_type"}
-    one = _args(tiny_model, _dataset(tmp_path / "one" / "data", _pairs()), **weights)
+    held_out = {"val_size": 3}
+    one = _args(tiny_model, _dataset(tmp_path / "one" / "data", _pairs()), **weights, **held_out)
     two = _args(
         tiny_model,
         _dataset(tmp_path / "two" / "data", _pairs()),
         gradient_accumulation_steps=1,
         **strategy,
+        **held_out,
     )
     train(one, StopRequest())
     run(two, ranks=2)
     ours, theirs = read_log(Path(one.output_dir)), read_log(Path(two.output_dir))
+    [measured, again] = [
+        json.loads((Path(args.output_dir) / "eval_results.json").read_bytes())[
+            "eval_rewards/margins"
+        ]
+        for args in (one, two)
+    ]
+    assert measured == pytest.approx(again, abs=1e-5)
     for name in ("loss", "rewards/chosen", "rewards/margins"):
         expected = [line[name] for line in ours]
         assert [line[name] for line in theirs] == pytest.approx(expected, abs=1e-5), name
@@ -276,6 +312,7 @@ def test_pairs_are_for_stage_dpo_alone(tiny_model: Path, tmp_path: Path) -> None
         ({"packing": True}, "stage dpo computes every pair by itself"),
         ({"cutoff_policy": "window"}, "would tear pairs apart"),
         ({"sequence_parallel_size": 2}, "stage dpo keeps every pair on one rank"),
+        ({"compute_accuracy": True}, "stage dpo measures rewards/accuracies"),
         ({"pref_loss": "ipo", "dpo_label_smoothing": 0.1}, "needs pref_loss: sigmoid"),
     ],
 )

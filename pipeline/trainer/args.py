@@ -101,6 +101,13 @@ class TrainingKeys(
             raise ValueError("stage dpo keeps every pair on one rank; set it to 1")
         return size
 
+    @field_validator("compute_accuracy")
+    @classmethod
+    def _pairs_have_rewards(cls, compute_accuracy: bool, info: ValidationInfo) -> bool:
+        if info.data.get("stage") == "dpo" and compute_accuracy:
+            raise ValueError("stage dpo measures rewards/accuracies of pairs; remove it")
+        return compute_accuracy
+
     @property
     def document_policy(self) -> DocumentPolicy:
         """What becomes of examples that are longer than `cutoff_len`."""

@@ -13,8 +13,10 @@ from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.prefetch import prefetch
+from pipeline.trainer.objective import Losses
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
+from pipeline.trainer.preference import REWARDS, reward_sums
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Evaluation:
     num_examples: int
     seconds: float
     scores: dict[str, float] = field(default_factory=dict)
-    """What `compute_accuracy` counts, by name; of a dataset `<dataset>_<name>`."""
+    """What `compute_accuracy` counts, or the rewards of pairs, by name; of a dataset
+    `<dataset>_<name>`."""
 
     def metrics(self) -> dict[str, float]:
         """As Transformers names them."""
@@ -62,33 +65,43 @@ def evaluate(
     counts = np.zeros((len(groups), Scorer.num_counts))
     with strategy.evaluating():
         for counted, documents in zip(counts, groups.values(), strict=True):
-            losses: list[torch.Tensor] = []
+            found_sums: list[torch.Tensor] = []
             batches = plan.evaluation(
                 documents, distributed.data_rank, args.per_device_eval_batch_size
             )
             for micro_batch in prefetch(load, batches, distributed.device):
                 found = strategy.losses(micro_batch)
-                losses.append(found.total)
+                found_sums.append(_sums(found))
                 if scorer is not None and found.predictions is not None:
                     counted += scorer.count(micro_batch, found.predictions)
-            sums.append(losses)
-    totals = distributed.all_reduce([sum(loss.item() for loss in losses) for losses in sums])
-    scores: dict[str, float] = {}
+            sums.append(found_sums)
+    of_groups = np.array([np.sum([part.tolist() for part in parts], axis=0) for parts in sums])
+    of_groups = distributed.all_reduce(of_groups)
+    weights = [sum(map(data.loss_weight, documents.tolist())) for documents in groups.values()]
+    totals = of_groups.sum(axis=0) / sum(weights)
+    means = of_groups / np.array(weights)[:, None]
+    scores = [dict(zip(REWARDS, row[1:].tolist(), strict=False)) for row in (totals, *means)]
     if scorer is not None:
         counts = distributed.all_reduce(counts)
-        scores = scorer.metrics(counts.sum(axis=0))
-        for name, of_group in zip(groups, counts, strict=True):
-            if args.eval_on_each_dataset:
-                each_score = scorer.metrics(of_group)
-                scores |= {f"{name}_{key}": score for key, score in each_score.items()}
-    weights = [sum(map(data.loss_weight, documents.tolist())) for documents in groups.values()]
-    each = {
-        name: total / weight for name, total, weight in zip(groups, totals, weights, strict=True)
+        scores = [scorer.metrics(of_group) for of_group in (counts.sum(axis=0), *counts)]
+    each = dict(zip(groups, means[:, 0].tolist(), strict=True))
+    of_each = {
+        f"{name}_{key}": score
+        for name, of_group in zip(groups, scores[1:], strict=True)
+        for key, score in of_group.items()
     }
     return Evaluation(
-        loss=sum(totals) / sum(weights),
+        loss=float(totals[0]),
         by_dataset=each if args.eval_on_each_dataset else {},
         num_examples=data.num_examples(plan.held_out),
         seconds=time.monotonic() - started,
-        scores=scores,
+        scores=scores[0] | (of_each if args.eval_on_each_dataset else {}),
     )
+
+
+def _sums(found: Losses) -> torch.Tensor:
+    """(1,) the loss, or (5,) with the `reward_sums` of pairs."""
+    parts = [found.total.detach().view(1)]
+    if found.rewards is not None:
+        parts.append(reward_sums(found.rewards))
+    return torch.cat(parts)

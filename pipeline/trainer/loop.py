@@ -132,16 +132,16 @@ class Run:
         for number in range(num_micro_batches):
             with self._clock.waiting_for_data():
                 micro_batch = next(self._micro_batches)
-            loss, _, load, _, likelihoods = self._strategy.losses(micro_batch)
+            found = self._strategy.losses(micro_batch)
             is_last = number == num_micro_batches - 1
             if is_last:
                 self._clock.computed()
-            self._strategy.backward(loss / total_weight, is_last=is_last)
-            losses.append(loss.detach())
-            if load is not None:
-                loads.append(load)
-            if likelihoods is not None and micro_batch.references is not None:
-                rewards.append(reward_sums(likelihoods, micro_batch.references, self._args))
+            self._strategy.backward(found.total / total_weight, is_last=is_last)
+            losses.append(found.total.detach())
+            if found.expert_load is not None:
+                loads.append(found.expert_load)
+            if found.rewards is not None:
+                rewards.append(reward_sums(found.rewards))
         sums = self._sum_over_ranks(
             losses, rewards, table, is_stopping=stop.signal_name is not None
         )

@@ -19,7 +19,7 @@ from pipeline.trainer.keys.preference import PreferenceKeys
 from pipeline.trainer.linear_loss import CHUNK_ELEMENTS
 from pipeline.trainer.lm_head import LossHead, install_loss_head
 from pipeline.trainer.loss import token_losses
-from pipeline.trainer.preference import CHOSEN, pair_losses
+from pipeline.trainer.preference import CHOSEN, implicit_rewards, pair_losses
 
 
 class Losses(NamedTuple):
@@ -35,6 +35,8 @@ class Losses(NamedTuple):
     """(B, K): the likeliest tokens; None where gradients are made."""
     pairs: torch.Tensor | None = None
     """(pairs, 2), fp32, without gradient: log likelihoods of both sides of every pair."""
+    rewards: torch.Tensor | None = None
+    """(pairs, 2), fp32, without gradient: what each side is rewarded with."""
 
 
 class _Objective(nn.Module):
@@ -120,7 +122,8 @@ class PreferenceObjective(_Objective):
             losses = self._token_losses(batch)
         load = expert_load(seen, batch)
         if not len(batch.references):
-            return Losses(losses.sum(), losses.detach(), load, pairs=batch.references)
+            none = batch.references
+            return Losses(losses.sum(), losses.detach(), load, pairs=none, rewards=none)
         weights = batch.weights[0]
         # A product, because sums by index are added up in any order on a GPU.
         sides = torch.arange(2 * len(batch.references), device=losses.device)
@@ -130,7 +133,9 @@ class PreferenceObjective(_Objective):
         means = sums / belongs.sum(dim=1).view(-1, 2)
         likelihoods = means if self._keys.averages_tokens else sums
         total = pair_losses(likelihoods, means[:, CHOSEN], batch.references, self._keys).sum()
-        return Losses(total, losses.detach(), load, pairs=likelihoods.detach())
+        found = likelihoods.detach()
+        rewards = implicit_rewards(found, batch.references, self._keys)
+        return Losses(total, losses.detach(), load, pairs=found, rewards=rewards)
 
     def _token_losses(self, batch: MicroBatch) -> torch.Tensor:
         """(B, K), from which gradients flow; a linear lm_head makes few logits at a time."""

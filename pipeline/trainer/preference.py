@@ -30,13 +30,18 @@ def pair_losses(
     return losses - keys.pref_ftx * chosen_means
 
 
-def reward_sums(
+def implicit_rewards(
     likelihoods: torch.Tensor, references: torch.Tensor, keys: PreferenceKeys
 ) -> torch.Tensor:
-    """(4,) over the pairs, in the order of `REWARDS`: what the training implicitly rewards each
-    side with, in how many pairs the chosen one more, and by how much."""
+    """(pairs, 2): what the training implicitly rewards each side with; arguments as above."""
     compared = likelihoods - references if keys.has_reference else likelihoods
-    chosen, rejected = (keys.pref_beta * compared).unbind(dim=1)
+    return keys.pref_beta * compared
+
+
+def reward_sums(rewards: torch.Tensor) -> torch.Tensor:
+    """(4,) over the pairs, in the order of `REWARDS`: the rewards (pairs, 2) of each side, in how
+    many pairs that of the chosen one is larger, and by how much."""
+    chosen, rejected = rewards.unbind(dim=1)
     each = [chosen, rejected, (chosen > rejected).to(chosen.dtype), chosen - rejected]
     return torch.stack(each).sum(dim=1)
 
