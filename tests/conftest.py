@@ -4,10 +4,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.builtin import ensure_builtin
+
+if TYPE_CHECKING:
+    from trainer_runs import RankServer
 
 # A suite that is started with nohup or `&` inherits ignored signals, and so would every process
 # that a test starts and signals.
@@ -47,3 +51,12 @@ def import_wandb_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Pat
     sys.modules.pop("wandb", None)
     yield lambda directory: monkeypatch.syspath_prepend(str(directory))
     sys.modules.pop("wandb", None)
+
+
+@pytest.fixture(scope="session")
+def rank_server() -> "Iterator[RankServer]":
+    from trainer_runs import RankServer
+
+    server = RankServer()
+    yield server
+    server.close()
