@@ -16,6 +16,7 @@ from reference_loop import reference_run
 from safetensors.torch import load_file
 from trainer_runs import (
     ROOT,
+    RankServer,
     conversations,
     examples_of,
     losses,
@@ -305,41 +306,76 @@ def test_keys_of_adapters_need_one(tmp_path: Path, line: str) -> None:
         load_train_args(file)
 
 
-def test_lora_under_zero_3_equals_one_process(tuning: _Tuning) -> None:
-    alone = tuning.train("alone", **_LORA)
-    changes = {"deepspeed": _ZERO_3, "per_device_train_batch_size": 1}
-    args = tuning.args("zero-3", **_LORA, **changes)
-    output = run(args, ranks=2)
-    assert "finetuning_type lora: 19,456 of 249,216 parameters are trained" in output
+_SHARDED: dict[str, dict[str, Any]] = {
+    "zero-3": {"deepspeed": _ZERO_3},
+    "fsdp2": {"fsdp": "full_shard"},
+    "fsdp2 offload": {"fsdp": "full_shard offload"},
+    "hsdp": {"fsdp": "hybrid_shard", "fsdp_config": {"mp_shard_size": 2}},
+}
+_FREEZE = {
+    "finetuning_type": "freeze",
+    "freeze_trainable_layers": 1,
+    "freeze_trainable_modules": "mlp",
+    "freeze_extra_modules": "embed_tokens",
+}
+
+
+@pytest.mark.parametrize(
+    ("keys", "way"),
+    [
+        (_LORA, "zero-3"),
+        (_LORA, "fsdp2"),
+        (_FREEZE, "fsdp2"),
+        pytest.param(_LORA, "hsdp", marks=pytest.mark.slow),
+        pytest.param(_FREEZE, "hsdp", marks=pytest.mark.slow),
+        pytest.param(_LORA, "fsdp2 offload", marks=pytest.mark.slow),
+        pytest.param(_FREEZE, "fsdp2 offload", marks=pytest.mark.slow),
+    ],
+)
+def test_equivalence_of_sharded_fine_tuning_to_one_process(
+    tuning: _Tuning, rank_server: RankServer, keys: dict[str, Any], way: str
+) -> None:
+    alone = tuning.train("alone", **keys)
+    ranks = 4 if way == "hsdp" else 2
+    accumulation = 4 // ranks
+    changes = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulation}
+    args = tuning.args("sharded", **keys, **changes, **_SHARDED[way])
+    output = rank_server.run(args, ranks=ranks)
+    if keys is _LORA:
+        assert "finetuning_type lora: 19,456 of 249,216 parameters are trained" in output
     assert losses(Path(args.output_dir)) == pytest.approx(losses(alone), abs=1e-5)
-    expected = load_file(alone / "adapter_model.safetensors")
-    adapter = load_file(Path(args.output_dir) / "adapter_model.safetensors")
-    assert adapter.keys() == expected.keys()
-    for name, value in adapter.items():
+    [file] = [path.name for path in alone.glob("*.safetensors")]
+    expected, found = load_file(alone / file), load_file(Path(args.output_dir) / file)
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("keys", "file"),
+    ("keys", "way", "bf16"),
     [
-        ({**_LORA, "additional_target": "embed_tokens"}, "adapter_model.safetensors"),
-        ({"finetuning_type": "freeze"}, "model.safetensors"),
+        (_LORA, "fsdp2", True),
+        *(
+            pytest.param(keys, way, bf16, marks=pytest.mark.slow)
+            for keys in ({**_LORA, "additional_target": "embed_tokens"}, _FREEZE)
+            for way in ("zero-3", "fsdp2")
+            for bf16 in (False, True)
+            if not (way == "fsdp2" and "additional_target" in keys)
+        ),
     ],
-    ids=["lora", "freeze"],
 )
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-def test_zero_3_resumes_what_is_partly_frozen(
-    tuning: _Tuning, keys: dict[str, Any], file: str, bf16: bool
+def test_what_is_partly_frozen_resumes_bit_for_bit(
+    tuning: _Tuning, rank_server: RankServer, keys: dict[str, Any], way: str, bf16: bool
 ) -> None:
-    changes = {**keys, "deepspeed": _ZERO_3, "per_device_train_batch_size": 1, "bf16": bf16}
+    changes = {**keys, **_SHARDED[way], "per_device_train_batch_size": 1, "bf16": bf16}
     args = tuning.args("whole", **changes, save_steps=3)
-    run(args, ranks=2)
+    rank_server.run(args, ranks=2)
     whole, cut = Path(args.output_dir), tuning.directory / "cut"
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "checkpoint-6")
-    run(tuning.args("cut", **changes, resume_from_checkpoint="latest"), ranks=2)
+    rank_server.run(tuning.args("cut", **changes, resume_from_checkpoint="latest"), ranks=2)
     assert losses(cut) == losses(whole)
+    [file] = [path.name for path in whole.glob("*.safetensors")]
     assert (cut / file).read_bytes() == (whole / file).read_bytes()
 
 

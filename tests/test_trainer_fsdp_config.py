@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.trainer.args import load_train_args
 from pipeline.trainer.parallel.fsdp_config import Sharding, sharding_of
 
+_LORA = {"finetuning_type": "lora"}
 _REQUIRED = "model_name_or_path: m\ndataset: d\ndataset_dir: data\noutput_dir: out\n"
 
 
@@ -82,7 +83,12 @@ def test_what_the_environment_asks_for_in_vain_is_refused() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"finetuning_type": "lora"}, "finetuning_type: lora: fsdp trains all weights only; use"),
+        ({**_LORA, "use_dora": True}, r"training\.use_dora: needs whole weights, and with fsdp"),
+        ({**_LORA, "quantization_bit": 4}, r"training\.quantization_bit: needs whole weights"),
+        (
+            {**_LORA, "adapter_name_or_path": "a,b"},
+            "adapters cannot be merged into weights that fsdp shards; merge them first",
+        ),
         ({"use_muon": True}, r"training\.use_muon: not for the sharded weights of fsdp; use optim"),
         ({"optim": "adamw_8bit"}, "optim: adamw_8bit: not for the sharded weights of fsdp; use"),
     ],

@@ -153,6 +153,12 @@ def test_ranks_share_what_their_strategy_partitions(
     sharded = _plan(args.model_copy(update={"fsdp": "full_shard"}), num_ranks=4)
     assert sharded.classes["weights"] == count
     assert sharded.classes["optimizer states"] == pytest.approx(8 * count / 4, rel=0.01)
+    changes = {"fsdp": "full_shard offload", "finetuning_type": "lora"}
+    adapters = _plan(args.model_copy(update=changes), num_ranks=4)
+    trained = adapters.classes["weights"] // 4
+    assert 0 < trained < count / 10
+    assert adapters.classes["optimizer states"] == pytest.approx(8 * trained, rel=0.01)
+    assert adapters.host == count
 
 
 def test_what_is_proposed_saves_what_the_changed_training_needs_less(

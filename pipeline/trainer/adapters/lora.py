@@ -22,6 +22,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from pipeline.errors import TrainError
 from pipeline.files import write_json
+from pipeline.trainer.adapters.beside_shards import whole_shapes
 from pipeline.trainer.adapters.pissa import convert_pissa, converted_config
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.keys.finetuning import split_names
@@ -46,10 +47,12 @@ def attach_lora(model: PreTrainedModel, args: TrainArgs) -> None:
         _check_partitioned(args, merged)
     for adapter in merged:
         merge_adapter(model, adapter)
-    if continued is not None:
-        load_adapter(model, continued, is_trainable=True)
-    else:
-        _new_adapter(model, args)
+    model.requires_grad_(False)
+    with whole_shapes(model):
+        if continued is not None:
+            load_adapter(model, continued, is_trainable=True)
+        else:
+            _new_adapter(model, args)
     config = peft_config(model)
     config.base_model_name_or_path = args.model_name_or_path
     config.revision = args.model_revision

@@ -29,14 +29,12 @@ def select_trained(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) 
     """
     if args.finetuning_type == "full":
         return
-    if args.finetuning_type == "freeze":
-        _freeze(model, args)
-    else:
+    if args.finetuning_type == "lora":
         attach_lora(model, args)
+        _convert_trained(model, dtype)
+    else:
+        freeze(model, args, dtype)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        if not hasattr(parameter, "ds_id"):  # ZeRO-3 keeps the master weights itself
-            parameter.data = parameter.data.to(dtype)
     logger.info(
         "finetuning_type %s: %s of %s parameters are trained",
         args.finetuning_type,
@@ -59,7 +57,11 @@ def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def _freeze(model: PreTrainedModel, args: TrainArgs) -> None:
+def freeze(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> None:
+    """Train what `finetuning_type: freeze` leaves, in `dtype`; a second time changes nothing.
+
+    Raises: TrainError: as `select_trained`.
+    """
     num_layers = model.config.get_text_config().num_hidden_layers
     count = args.freeze_trainable_layers
     layers = range(max(0, num_layers - count), num_layers) if count > 0 else range(-count)
@@ -80,6 +82,14 @@ def _freeze(model: PreTrainedModel, args: TrainArgs) -> None:
             "finetuning_type freeze: nothing would be trained; set freeze_trainable_layers or "
             "freeze_extra_modules"
         )
+    _convert_trained(model, dtype)
+
+
+def _convert_trained(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    for parameter in model.parameters():
+        is_master = not hasattr(parameter, "ds_id")  # ZeRO-3 keeps the master weights itself
+        if parameter.requires_grad and is_master and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _module_names(model: PreTrainedModel) -> tuple[set[str], set[str]]:

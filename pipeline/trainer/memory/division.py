@@ -1,19 +1,21 @@
 """What strategies make of the memory of one process with the whole model.
 
-T: trained elements, A: all elements, N: ranks that share a copy, low: bytes of the dtype in which
-layers run (bf16 2, fp32 4), moments: bytes of the optimizer's two moments (8 unless compact).
+T: trained elements, F: frozen ones, A: both, N: ranks that share a copy, low: bytes of the dtype in
+which layers run (bf16 2, fp32 4), moments: bytes of the optimizer's two moments (8 unless compact).
 
     strategy    weights    gradients    optimizer          beside them
     DDP         4 A        4 T          moments T          buckets 4 T
     ZeRO-1      low A      low T        (4 + moments) T/N  a bucket
     ZeRO-2      low A      low T/N      (4 + moments) T/N  a bucket
     ZeRO-3      low A/N    low T/N      (4 + moments) T/N  a bucket, all gathered up to max_live
-    FSDP2       4 A/N      4 T/N        moments T/N        two layers and what is in none, gathered;
-                                                           the gradients of the larger of them
+    FSDP2       4 T/N      4 T/N        moments T/N        two layers and what is in none, gathered;
+              + low F/N                                    the gradients of the larger of them
+    with LoRA   4 T        4 T          moments T          the same, and 4 T to average gradients
+              + low F/N
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.trainer.args import TrainArgs
@@ -103,7 +105,9 @@ def divided_by_zero(step: StepMemory, zero: Zero, num_ranks: int) -> Divided:
     return _moved_to_host({**step.passes, **fixed}, {**fixed, WORKING: working}, moved)
 
 
-def divided_by_fsdp(step: StepMemory, sharding: Sharding, num_ranks: int, low: int) -> Divided:
+def divided_by_fsdp(
+    step: StepMemory, sharding: Sharding, num_ranks: int, low: int, *, has_adapters: bool
+) -> Divided:
     ranks_per_node = int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))
     num_shards = num_ranks // sharding.num_replicas(num_ranks, ranks_per_node)
     elements = step.num_trained + step.num_frozen
@@ -111,16 +115,25 @@ def divided_by_fsdp(step: StepMemory, sharding: Sharding, num_ranks: int, low: i
     gathered = 2 * step.largest_layer + step.outside_layers
     if not sharding.reshard_after_forward:
         gathered = elements
+    holders = 1 if has_adapters else num_shards
+    frozen = low * step.num_frozen / num_shards
     fixed = {
-        WEIGHTS: 4 * elements / num_shards,
-        OPTIMIZER: step.moments / num_shards,
-        GRADIENTS: 4 * step.num_trained / num_shards,
+        WEIGHTS: 4 * step.num_trained / holders,
+        OPTIMIZER: step.moments / holders,
+        GRADIENTS: 4 * step.num_trained / holders,
     }
     reduced = (low + 4) * unit if step.num_trained > step.num_frozen else 0
     passes = {**step.passes, **fixed, COMMUNICATION: low * gathered + reduced}
-    update = {**fixed, WORKING: step.update.get(WORKING, 0) / num_shards}
-    moved = [WEIGHTS, OPTIMIZER, GRADIENTS] if sharding.cpu_offload else []
-    return _moved_to_host(passes, update, moved)
+    update = {**fixed, WORKING: step.update.get(WORKING, 0) / holders}
+    if has_adapters:
+        update[WORKING] = max(update[WORKING], 4 * step.num_trained)
+    moved = [WEIGHTS, OPTIMIZER, GRADIENTS] if sharding.cpu_offload and not has_adapters else []
+    divided = _moved_to_host(passes, update, moved)
+    if sharding.cpu_offload:
+        return replace(divided, host=divided.host + frozen)
+    for moment in (passes, update):
+        moment[WEIGHTS] += frozen
+    return divided
 
 
 def _moved_to_host(passes: dict[str, float], update: dict[str, float], moved: list[str]) -> Divided:

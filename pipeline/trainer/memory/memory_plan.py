@@ -117,7 +117,13 @@ def memory_plan(
         on_accelerator=on_accelerator,
     )
     if sharding is not None:
-        divided = divided_by_fsdp(step, sharding, num_ranks, 2 if low else 4)
+        divided = divided_by_fsdp(
+            step,
+            sharding,
+            num_ranks,
+            2 if low else 4,
+            has_adapters=args.finetuning_type == "lora",
+        )
     elif zero is not None and zero.stage > 0:
         divided = divided_by_zero(step, zero, num_ranks)
     else:

@@ -2,15 +2,20 @@
 
 The model is built without memory, sharded, and then every rank reads its own rows of every
 parameter. The masters are fp32; with `bf16` they are gathered, and layers run, in bf16, while
-gradients are reduced in fp32.
+gradients are reduced in fp32. Frozen weights are bf16 themselves; adapters beside them are whole on
+every rank.
 """
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import (
@@ -24,6 +29,9 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from pipeline.errors import TrainError
+from pipeline.trainer.adapters.beside_shards import average_gradients
+from pipeline.trainer.adapters.lora import has_adapter
+from pipeline.trainer.adapters.trained import freeze
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.model import load_model, save_model
@@ -35,6 +43,7 @@ from pipeline.trainer.parallel.partitioned_loading import Partitioning
 from pipeline.trainer.parallel.strategy import Accepts, evaluating
 
 _STATE = "sharded_state"
+_TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class FullySharded:
@@ -56,7 +65,10 @@ class FullySharded:
         self._optimizer = make_optimizer(self._model, args)
 
     def losses(self, batch: MicroBatch) -> Losses:
-        return self._objective(**vars(batch))
+        # FSDP casts what it gathers; adapters beside it are fp32.
+        has_casts = self._args.bf16 and has_adapter(self._model)
+        with torch.autocast(self._distributed.device.type, torch.bfloat16, enabled=has_casts):
+            return self._objective(**vars(batch))
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         # Within a group gradients are reduced to shards at every micro-step, so that no rank holds
@@ -69,6 +81,7 @@ class FullySharded:
         return evaluating(self._objective)
 
     def step(self, learning_rate: float, accepts: Accepts | None = None) -> torch.Tensor:
+        average_gradients(self._model.parameters(), self._distributed)
         limit = self._args.max_grad_norm or float("inf")
         norm = _whole(torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit))
         set_learning_rate(self._optimizer.param_groups, learning_rate)
@@ -78,11 +91,11 @@ class FullySharded:
         return norm
 
     def save_state(self, directory: Path) -> None:
-        weights, optimizer = get_state_dict(self._objective, self._optimizer)
+        weights, optimizer = self._state()
         save({"weights": weights, "optimizer": optimizer}, checkpoint_id=directory / _STATE)
 
     def load_state(self, directory: Path) -> None:
-        weights, optimizer = get_state_dict(self._objective, self._optimizer)
+        weights, optimizer = self._state()
         state = {"weights": weights, "optimizer": optimizer}
         load(state, checkpoint_id=directory / _STATE)
         set_state_dict(
@@ -90,14 +103,21 @@ class FullySharded:
             self._optimizer,
             model_state_dict=state["weights"],
             optim_state_dict=state["optimizer"],
+            options=_TRAINED,
         )
+
+    def _state(self) -> tuple[dict[str, Any], Any]:
+        return get_state_dict(self._objective, self._optimizer, options=_TRAINED)
 
     def save_weights(self, directory: Path) -> None:
         """One parameter at a time is whole on the ranks; only rank 0 keeps them, on its host."""
-        dtype = torch.bfloat16 if self._args.bf16 else torch.float32
+        is_adapter = has_adapter(self._model)
+        dtype = torch.bfloat16 if self._args.bf16 and not is_adapter else torch.float32
         wholes: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
         state: dict[str, torch.Tensor] = {}
         for name, tensor in self._model.state_dict(keep_vars=True).items():
+            if is_adapter and not tensor.requires_grad:
+                continue
             if id(tensor) not in wholes:
                 low = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
                 whole = _whole(low)
@@ -109,6 +129,8 @@ class FullySharded:
 
     def _shard(self, model: PreTrainedModel) -> None:
         """Called with the empty model; what is in no unit stays with the objective."""
+        if self._args.finetuning_type == "freeze":  # weights are read in the dtype they have here
+            freeze(model, self._args, torch.float32)
         objective = make_objective(model, self._args)
         precision = torch.bfloat16 if self._args.bf16 else None
         policy = MixedPrecisionPolicy(

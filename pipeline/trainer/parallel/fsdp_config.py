@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 from pipeline.trainer.args import TrainingKeys
+from pipeline.trainer.keys.finetuning import split_names
 
 _HYBRID = {"hybrid_shard", "hybrid_shard_zero2"}
 _SHARDABLE_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+_OF_WHOLE_WEIGHTS = ("additional_target", "pissa_init", "use_dora", "quantization_bit")
 _TRUE = ("1", "true", "yes", "on", "y", "t")
 
 
@@ -88,10 +90,17 @@ def _check_environment(keys: TrainingKeys, environment: Mapping[str, str]) -> No
 
 
 def _check_whole_tensors(keys: TrainingKeys) -> None:
-    if keys.finetuning_type != "full":
+    for key in _OF_WHOLE_WEIGHTS:
+        if getattr(keys, key):
+            raise ConfigError(
+                f"training.{key}: needs whole weights, and with fsdp every rank holds a part of "
+                "them; remove it, or use DDP (training.fsdp and training.deepspeed null)"
+            )
+    adapters = split_names(keys.adapter_name_or_path)
+    if len(adapters) > 1 or (adapters and keys.create_new_adapter):
         raise ConfigError(
-            f"training.finetuning_type: {keys.finetuning_type}: fsdp trains all weights only; use "
-            "training.deepspeed, or null for DDP"
+            "training.adapter_name_or_path: adapters cannot be merged into weights that fsdp "
+            "shards; merge them first with sft export --to model"
         )
     if keys.use_muon or keys.optim not in _SHARDABLE_OPTIMIZERS:
         asked = "use_muon" if keys.use_muon else f"optim: {keys.optim}"
