@@ -32,13 +32,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import PER_DOCUMENT
+from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree
 from pipeline.trainer.flex_attention import BLOCK_MASK
+from pipeline.trainer.layers import set_layers
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.optim import make_optimizer
-from pipeline.trainer.recompute import set_recompute
 
 _H100_BF16_TFLOPS = 989.0
 _WARMUP_STEPS = 3
@@ -191,7 +192,8 @@ def _measure(setting: Setting, options: argparse.Namespace, device: torch.device
             dtype=torch.bfloat16,
             attn_implementation=attention,
         ).train()
-    set_recompute(model, setting.recompute)  # pyright: ignore[reportArgumentType]  # a choice
+    recompute: Any = setting.recompute
+    set_layers(model, recompute, Compilation())
     args = TrainArgs(
         model_name_or_path="random",
         dataset="random",

@@ -3,6 +3,7 @@
 import logging
 
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.output_dir import Checkpoint
 from pipeline.trainer.parallel.context.context_parallel import ContextParallel
 from pipeline.trainer.parallel.interface import Distributed
@@ -54,6 +55,9 @@ def announce(
             f"{computed:,}",
             counts.tokens / computed,
         )
+    if args.compiles:
+        backend = Compilation.of(args).backend
+        logger.info("torch_compile: every layer, all but its attention, with %s", backend)
     for line in _rendering_lines(args):
         logger.info("%s", line)
     if counts.rows_rejected:

@@ -27,6 +27,16 @@ BEYOND_MASKS = ("softcap", "s_aux", "position_bias")
 """What models ask of attention that PyTorch's kernels cannot do."""
 
 
+class Documents:
+    """Where the documents of a sequence are, for attention.
+
+    Compiled layers hand an object on as it is; to the length of a tuple they would be tied.
+    """
+
+    def __init__(self, segments: tuple[Segment, ...]) -> None:
+        self.segments = segments
+
+
 def state_carriers(model: Any) -> str | None:
     """Which layers carry a document's state into what stands behind it; None: no layers do."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
@@ -63,17 +73,17 @@ def attend_per_document(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    segments: tuple[Segment, ...] | None = None,
+    documents: Documents | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention along the branches of the documents of one sequence.
 
-    query (1, heads, tokens, head size), key and value with as many or fewer heads; the segments
-    cover the tokens in order. Returns (1, tokens, heads, head size).
+    query (1, heads, tokens, head size), key and value with as many or fewer heads; the
+    segments of the documents cover the tokens in order. Returns (1, tokens, heads, head size).
 
     Raises: TrainError: the model asks for more than masking: soft capping, sinks, a bias.
     """
-    if attention_mask is not None or segments is None:
+    if attention_mask is not None or documents is None:
         raise TrainError(
             f"attention {PER_DOCUMENT} takes packed batches only; set flash_attn: sdpa"
         )
@@ -83,6 +93,7 @@ def attend_per_document(
             f"packing: this model's attention has {', '.join(asked)}, which PyTorch's kernels "
             "cannot do; set training.flash_attn: disabled (eager, with a mask), or fa2"
         )
+    segments = documents.segments
     queries = query.split([segment.end - segment.start for segment in segments], dim=2)
     keys, values = _along_paths(key, segments), _along_paths(value, segments)
     outputs = [

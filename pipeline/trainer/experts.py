@@ -44,8 +44,10 @@ class Routers:
             )
         self._balance = balance or 0.0
         self._seen: list[Routed] | None = None
+        # Compiled, it would be tied to how long the list is.
+        see: Any = torch.compiler.disable(self._see)
         for router in found:
-            router.register_forward_hook(self._see)
+            router.register_forward_hook(see)
 
     @contextmanager
     def watched(self) -> Iterator[list[Routed]]:

@@ -63,8 +63,7 @@ LLAMAFACTORY_KEYS = frozenset(
     shift_attn skip_memory_metrics skip_special_tokens sortish_sampler
     split_special_tokens swanlab_api_key swanlab_lark_secret swanlab_lark_webhook_url
     swanlab_logdir swanlab_mode swanlab_project swanlab_run_name swanlab_workspace temperature
-    tf32 tool_format top_k top_p torch_compile torch_compile_backend
-    torch_compile_mode torch_empty_cache_steps torchdynamo tpu_metrics_debug tpu_num_cores
+    tf32 tool_format top_k top_p torch_empty_cache_steps torchdynamo tpu_metrics_debug tpu_num_cores
     trackio_bucket_id trackio_space_id trackio_static_space_id train_from_scratch
     train_sampling_strategy upcast_layernorm upcast_lmhead_output use_adam_mini
     use_apollo use_asft_loss use_audio_in_video use_badam use_cache use_dft_loss

@@ -14,10 +14,11 @@ from pipeline.trainer.adapters.quantization import quantization_config
 from pipeline.trainer.adapters.trained import select_trained
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.attention import check_isolates_documents, packed_implementation
+from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.flex_attention import BLOCK_MASK, check_takes_block_masks
+from pipeline.trainer.layers import set_layers
 from pipeline.trainer.parallel.context.choice import check_attention_is_shared
 from pipeline.trainer.parallel.partitioned_loading import Partitioning
-from pipeline.trainer.recompute import set_recompute
 from pipeline.trainer.rope import scale_rope
 
 logger = logging.getLogger(__name__)
@@ -95,8 +96,14 @@ def empty_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
         dtype=_frozen_dtype(args, dtype),
         attn_implementation=_attention(args, config),
     )
-    # Neither given adapters nor the decomposition of weights are there.
-    changed = {"adapter_name_or_path": None, "pissa_init": False}
+    # Neither given adapters nor the decomposition of weights are there, and nothing is computed.
+    changed = {
+        "adapter_name_or_path": None,
+        "pissa_init": False,
+        "torch_compile": False,
+        "torch_compile_backend": None,
+        "torch_compile_mode": None,
+    }
     return _prepared(model, args.model_copy(update=changed), dtype)
 
 
@@ -119,8 +126,8 @@ def _prepared(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> Pr
         check_takes_block_masks(model, args.model_name_or_path)
     if args.packs or args.stage == "dpo":
         check_isolates_documents(model, args.model_name_or_path, args.stage)
-    set_recompute(model, args.recompute)
     select_trained(model, args, dtype)
+    set_layers(model, args.recompute, Compilation.of(args))
     return model.train()
 
 

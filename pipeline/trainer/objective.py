@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.attention import branch_masks
+from pipeline.trainer.attention import Documents, branch_masks
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.experts import Routers, expert_load
 from pipeline.trainer.flex_attention import BLOCK_MASK, block_masks
@@ -178,5 +178,5 @@ def _documents(batch: MicroBatch) -> dict[str, Any]:
         "cu_seq_lens_k": batch.boundaries,
         "max_length_q": batch.longest_document,
         "max_length_k": batch.longest_document,
-        "segments": batch.segments,
+        "documents": Documents(batch.segments),
     }

@@ -19,7 +19,6 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from pipeline.trainer.keys.compute import Recompute
 
@@ -36,20 +35,22 @@ _ATTENTION = (
 """How the names of the operators begin whose results are kept."""
 
 
-def set_recompute(model: PreTrainedModel, kind: Recompute) -> None:
-    """Give every layer of `model` its way of checkpointing; a loaded model has "none"."""
+def checkpointed(forward: Callable[..., Any], kind: Recompute) -> Callable[..., Any]:
+    """`forward` of a layer, whose first argument is its input, with this way of checkpointing."""
     if kind == "none":
-        return
+        return forward
     run: Callable[..., Any] = functools.partial(checkpoint, use_reentrant=False)
     if kind == "selective":
         run = functools.partial(run, context_fn=_keeping_attention)
     elif kind == "offload":
         run = functools.partial(_offloaded, run)
-    # Transformers renamed it after 5.17.
-    name = "activation_checkpointing_enable"
-    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    model._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=run)
+
+    def checkpointing(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return run(functools.partial(forward, **kwargs), *args)
+
+    return checkpointing
 
 
 def _offloaded(run: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:
@@ -67,7 +68,14 @@ def _keeping_attention() -> tuple[TorchDispatchMode, TorchDispatchMode]:
     return _Keep(kept), _Replay(kept)
 
 
-class _Keep(TorchDispatchMode):
+class _Mode(TorchDispatchMode):
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled code may run under it: attention is never part of that (compilation.py)."""
+        return True
+
+
+class _Keep(_Mode):
     """Remembers what attention gives.
 
     PyTorch's own selective contexts want every operator to run as often the second time; ZeRO-3
@@ -86,7 +94,7 @@ class _Keep(TorchDispatchMode):
         return found
 
 
-class _Replay(TorchDispatchMode):
+class _Replay(_Mode):
     """Gives what was remembered, in the same order, instead of computing it."""
 
     def __init__(self, kept: deque[Any]) -> None:

@@ -16,6 +16,7 @@ from pipeline.progress import show_progress
 from pipeline.trainer.announce import announce
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint import restore_random_state
+from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.flex_attention import check_has_gradients
@@ -58,8 +59,10 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
             f"eval_strategy: {args.eval_strategy}: there is nothing to evaluate on; set val_size "
             "or eval_dataset"
         )
+    device = accelerator_kind(use_cpu=args.use_cpu)
     if args.flash_attn == "flex":
-        check_has_gradients(accelerator_kind(use_cpu=args.use_cpu))
+        check_has_gradients(device)
+    Compilation.of(args).check(device)
     check_installed(args.report_to)
     check_positions(load_config(args), args.cutoff_len, args.rope_scaling)
     output_dir = Path(args.output_dir)

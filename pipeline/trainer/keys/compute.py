@@ -1,12 +1,21 @@
 """Precision, kernels and what is recomputed."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import BeforeValidator, ValidationInfo, field_validator
 
-from pipeline.config.strict import EmptyIsNull, StrictModel
+from pipeline.config.strict import EmptyIsNull, OptionalText, StrictModel
 
 Recompute = Literal["none", "selective", "full", "offload"]
+
+
+def _no_graphs(mode: Any) -> Any:
+    if mode in ("reduce-overhead", "max-autotune"):
+        raise ValueError(
+            f"{mode} records a CUDA graph for every length of a micro-batch; choose default or "
+            "max-autotune-no-cudagraphs"
+        )
+    return mode
 
 
 class ComputeKeys(StrictModel):
@@ -38,6 +47,17 @@ class ComputeKeys(StrictModel):
     full with `flash_attn: flex`, else selective."""
     enable_liger_kernel: bool = False
     """No effect in the native engine, which computes its loss in chunks by itself."""
+    torch_compile: bool = False
+    """Compile each transformer layer, but for its attention: slower first steps, faster ones after
+    them. Not with ZeRO-3."""
+    torch_compile_backend: OptionalText = None
+    """One of PyTorch's backends. null: inductor. It implies `torch_compile`."""
+    torch_compile_mode: (
+        Annotated[Literal["default", "max-autotune-no-cudagraphs"], BeforeValidator(_no_graphs)]
+        | None
+    ) = None
+    """Inductor's mode: `max-autotune-no-cudagraphs` tries out kernels when it compiles. null:
+    default. It implies `torch_compile`."""
     full_determinism: bool = False
     """Deterministic kernels only: bit-identical reruns, slower."""
 
@@ -50,6 +70,10 @@ class ComputeKeys(StrictModel):
         if kind == "selective" and info.data.get("flash_attn") == "flex":
             raise ValueError("cannot keep what flash_attn: flex gives; choose full")
         return kind
+
+    @property
+    def compiles(self) -> bool:
+        return bool(self.torch_compile or self.torch_compile_backend or self.torch_compile_mode)
 
     @property
     def recompute(self) -> Recompute:

@@ -99,6 +99,12 @@ def fill_deepspeed_config(
         # Stage 0 would update bf16 weights in place and round small updates away. Like plain DDP
         # it gets fp32 weights, and the forward pass runs under autocast.
         filled["bf16"]["enabled"] = False
+    if args.compiles and zero["stage"] == 3:
+        raise ConfigError(
+            "training.torch_compile: ZeRO-3 gathers the weights of every module inside a layer "
+            "when it is called, which a compiled layer does not do; set training.deepspeed to null "
+            "and training.fsdp to full_shard, or use stage 2"
+        )
     if args.use_muon:
         raise ConfigError(
             "training.use_muon: DeepSpeed gives the optimizer flat pieces, and Muon needs whole "

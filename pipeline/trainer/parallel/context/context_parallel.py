@@ -15,9 +15,8 @@ from transformers import AttentionInterface
 
 from pipeline.errors import TrainError
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.attention import BEYOND_MASKS, in_autocast_dtype
+from pipeline.trainer.attention import BEYOND_MASKS, Documents, in_autocast_dtype
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.data.prefix_tree import Segment
 from pipeline.trainer.model import CONTEXT_PARALLEL, load_config
 from pipeline.trainer.parallel.context.choice import Mode, choose_mode
 from pipeline.trainer.parallel.context.layout import Layout
@@ -81,7 +80,7 @@ def _attend_ring(
     *,
     group: dist.ProcessGroup,
     layout: Layout,
-    segments: tuple[Segment, ...],
+    documents: Documents,
     dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
@@ -94,7 +93,7 @@ def _attend_ring(
             "which the ring does not know; set training.sequence_parallel_mode to ulysses"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    ring = Ring(group, layout, segments)
+    ring = Ring(group, layout, documents.segments)
     output = attend_ring(*in_autocast_dtype(query, key, value), scale, ring)
     return output.transpose(1, 2).contiguous(), None
 
