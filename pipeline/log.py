@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def configure_logging() -> None:
@@ -26,6 +28,17 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # It announces every retry twice; what came of them is in the error.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+
+
+@contextmanager
+def silenced(level: int) -> Iterator[None]:
+    """Within it, messages up to `level` are dropped: of work on the side, not of the run itself."""
+    before = logging.root.manager.disable
+    logging.disable(max(level, before))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class _Formatter(logging.Formatter):

@@ -12,9 +12,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sft_command import ROOT, error_of, sft, write_config
+from trainer_runs import conversations, plan_of, train_args, write_dataset
 
 from pipeline.builtin import ensure_builtin
 from pipeline.config import load_config
@@ -23,10 +25,14 @@ from pipeline.launch import machine
 from pipeline.launch.machine import Accelerator, Memory
 from pipeline.paths import RunPaths
 from pipeline.preflight import machine as machine_checks
-from pipeline.preflight import memory, model_files, output, run_checks, training
+from pipeline.preflight import memory, model_files, output, run_checks
 from pipeline.preflight.report import Check, Context, run_check
 from pipeline.runs.index import open_run
 from pipeline.runs.lock import RunLock
+from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.memory import memory_plan
+from pipeline.trainer.memory.fake_step import StepMemory
 
 EXAMPLES = ROOT / "examples" / "job"
 
@@ -34,6 +40,24 @@ EXAMPLES = ROOT / "examples" / "job"
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     return write_config(tmp_path / "config.yaml")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _same_steps_are_simulated_once() -> Iterator[None]:
+    """Most of these dry runs plan the memory of the same run: its result is kept."""
+    real = memory_plan.simulate_step
+    known: dict[str, StepMemory] = {}
+
+    def simulate_once(args: TrainArgs, batch: MicroBatch, **options: Any) -> StepMemory:
+        paths = {"dataset_dir", "output_dir", "deepspeed", "dataset", "learning_rate"}
+        key = f"{args.model_dump_json(exclude=paths)} {batch.segments} {batch.positions} {options}"
+        if key not in known:
+            known[key] = real(args, batch, **options)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_plan, "simulate_step", simulate_once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +110,30 @@ def test_every_check_of_the_shipped_config_is_ok(config: Path):
     assert tokens.endswith("2 steps in all")
 
 
+def test_steps_are_those_of_the_run(config: Path, model: Path):
+    rows = conversations(11)
+    (config.parent / "rows.json").write_text(json.dumps(rows))
+    keys = ("training.max_steps=-1", "training.num_train_epochs=3")
+    found = lines(
+        config, "source.type=local_lf", f"source.lf_path={config.parent}/rows.json", *keys
+    )
+    args = train_args(
+        model,
+        write_dataset(config.parent / "data", rows),
+        config.parent / "run",
+        per_device_train_batch_size=1,
+        max_steps=-1,
+        num_train_epochs=3,
+    )
+    plan, data = plan_of(args, world_size=2)
+    trees = f" in {len(data)} trees of {data.lengths.sum():,} tokens "
+    assert trees in of("tokens", found)[0]
+    assert of("tokens", found)[0].endswith(f"{plan.total_steps} steps in all")
+
+
 def test_packing_is_counted_in_sequences_and_memory(config: Path):
     plain, packed = (
-        lines(config, "training.cutoff_len=16384", f"training.packing={packing}")
+        lines(config, "training.cutoff_len=2048", f"training.packing={packing}")
         for packing in ("false", "true")
     )
     (tokens,) = of("tokens", packed)
@@ -96,15 +141,15 @@ def test_packing_is_counted_in_sequences_and_memory(config: Path):
     assert found, tokens
     sequences, steps = map(int, found.groups())
     (tokens,) = of("tokens", plain)
-    found = re.search(r"(\d+) examples .* (\d+) steps per epoch", tokens)
+    found = re.search(r" in (\d+) trees .* (\d+) steps per epoch", tokens)
     assert found, tokens
     assert 1 <= sequences < int(found[1])
     assert steps == -(-sequences // 4) < int(found[2])
     before, after = (
-        float(of("memory", found)[0].partition("activations about ")[2].split(")")[0])
-        for found in (plain, packed)
+        int(re.findall(r"largest micro-batch has ([\d,]+) tokens", line)[0].replace(",", ""))
+        for line in (*of("memory", plain), *of("memory", packed))
     )
-    assert before < after
+    assert before < after <= 2048
 
 
 def test_held_out_rows_are_counted_and_must_leave_some(config: Path):
@@ -409,9 +454,9 @@ def test_texts_are_for_stage_pt_and_conversations_are_not(config: Path):
     assert "2 examples" in of("tokens", found)[0]
     assert "in 1 packed sequences" in of("tokens", found)[0]
     (refused,) = of("tokens", bad(config, *local))
-    assert "none of 2 rows can be rendered: row 0: conversations: missing" in refused
+    assert "training.stage sft trains on conversations, not on texts; choose another" in refused
     (refused,) = of("tokens", bad(config, "training.stage=pt"))
-    assert "stage pt trains on texts, not on conversations" in refused
+    assert "training.stage pt trains on texts, not on conversations" in refused
 
 
 def test_pairs_are_counted_as_such(config: Path):
@@ -668,7 +713,7 @@ def test_a_tokenizer_without_chat_template_is_found(config: Path, model: Path):
 
 def test_a_cutoff_below_the_shortest_example_is_found(config: Path):
     (found,) = bad(config, "training.cutoff_len=8")
-    assert found.startswith("FAIL  tokens: training.cutoff_len 8 is below the shortest example (")
+    assert found.startswith("FAIL  tokens: cutoff_len: no example fits into 8 tokens; the shortest")
     (found,) = bad(config, "training.cutoff_len=400")
     assert found.startswith("WARN  tokens: ")
     assert "turns lie beyond training.cutoff_len 400 and would not be trained" in found
@@ -690,9 +735,9 @@ def test_the_cutoff_policy_decides_what_is_lost(config: Path):
     assert bad(config, "training.cutoff_len=1000", "training.cutoff_policy=window") == []
     (found,) = bad(config, "training.cutoff_len=1000", "training.cutoff_policy=error")
     assert re.fullmatch(
-        r"FAIL  tokens: training.cutoff_policy error: \d+ of \d+ examples are longer than "
-        r"training.cutoff_len 1,000 \(the longest: [\d,]+ tokens\); raise it, or choose another "
-        r"cutoff_policy",
+        r"FAIL  tokens: cutoff_len: \d+ examples are longer than 1,000 tokens; the first: dataset "
+        r"demo: row \d+ has [\d,]+ tokens; raise training.cutoff_len, or choose what to do with "
+        r"them \(training.cutoff_policy\)",
         found,
     )
 
@@ -720,18 +765,23 @@ def test_shared_sequences_are_checked_and_counted(config: Path):
         assert message in line
 
 
-def test_memory_that_does_not_suffice_is_found(config: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(training, "memory", lambda: Memory(2**31, 2**21))
-    (found,) = bad(config)
-    assert found.startswith("FAIL  memory: about ")
-    assert "weights, gradients and optimizer alone do not fit" in found
-    loaded = load_config(config)
-    context = Context(loaded, RunPaths.of(loaded.config))
-    size = memory.model_size(context)
-    need = memory.memory_need(context, size, 500, 100)
-    monkeypatch.setattr(training, "memory", lambda: Memory(2**31, 2 * (need.total + 2**10)))
-    (found,) = bad(config)
-    assert found.startswith("WARN  memory: about ")
+def test_memory_that_does_not_suffice_is_found_with_what_would(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+):
+    row = {"conversations": conversations(1)[0]["conversations"][:2]}
+    (config.parent / "rows.json").write_text(json.dumps([row] * 4))
+    local = ("source.type=local_lf", f"source.lf_path={config.parent}/rows.json")
+    keys = (*local, "training.per_device_train_batch_size=2", "infrastructure.n_gpus_per_node=1")
+    found = of("memory", lines(config, *keys))[0]
+    planned = float(re.findall(r"memory: ([\d.]+) MiB per rank at its peak", found)[0]) * 2**20
+    monkeypatch.setattr(memory, "memory", lambda: Memory(2**31, int(planned)))
+    (found,) = bad(config, *keys)
+    assert found.startswith("WARN  memory: ")
+    assert re.search(r"; set in training: \w+: \S+ \(saves [\d.]+ [GM]iB\)", found)
+    monkeypatch.setattr(memory, "memory", lambda: Memory(2**31, 2**20))
+    (found,) = bad(config, *keys)
+    assert found.startswith("FAIL  memory: ")
+    assert ", not enough alone)" in found
 
 
 def test_a_refused_run_starts_nothing_and_is_archived(config: Path):

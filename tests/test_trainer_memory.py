@@ -257,7 +257,7 @@ def test_out_of_memory_says_what_takes_most_and_what_would_fit(
     message = done.stderr.splitlines()[-1]
     assert message.startswith("rank 0: out of memory in step 1, micro-batches of up to 32 examples")
     assert "activations take most" in message
-    proposal = message.partition("Set in training: ")[2]
+    proposal = message.partition("set in training: ")[2]
     assert "per_device_train_batch_size: " in proposal
     assert "saves" in proposal
     assert "not enough alone" not in proposal.partition(")")[0]

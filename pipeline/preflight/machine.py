@@ -11,9 +11,9 @@ from pipeline.errors import ConfigError
 from pipeline.launch import machine
 from pipeline.paths import from_root
 from pipeline.preflight.report import Check, Context
+from pipeline.preflight.train_args import train_args
 from pipeline.step2_train import nproc_per_node, trackers_of, visible_accelerators
 from pipeline.trainer.adapters.quantization import check_quantization
-from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
     offloads_optimizer,
@@ -130,14 +130,8 @@ def check_engine(context: Context) -> Iterator[Check]:
     config = read_deepspeed_config(path)
     stage = config["zero_optimization"]["stage"]
     yield Check("OK", "engine", f"native, DeepSpeed ZeRO stage {stage} ({path.name})")
-    train_args = TrainArgs(
-        **context.given.training.model_dump(),
-        model_name_or_path="-",
-        dataset=",".join([context.paths.dataset_name, *context.given.dataset.mixed_with]),
-        dataset_dir="-",
-    )
     # The hidden size decides bucket sizes only, nothing that could contradict.
-    fill_deepspeed_config(config, path, train_args, ranks, hidden_size=1)
+    fill_deepspeed_config(config, path, train_args(context), ranks, hidden_size=1)
     yield Check("OK", "deepspeed", f"{path.name} agrees with the batch settings on {ranks} ranks")
     if offloads_optimizer(config) and machine.compiler() is None:
         yield Check(

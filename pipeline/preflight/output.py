@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pipeline.errors import ConfigError
 from pipeline.launch.machine import disk_free_bytes
-from pipeline.preflight.memory import model_size
+from pipeline.preflight.model import model_size
 from pipeline.preflight.report import Check, Context
 from pipeline.runs.index import running
 from pipeline.runs.lock import live_owner

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from pipeline.preflight.memory import readable_model
+from pipeline.preflight.model import readable_model
 from pipeline.preflight.report import Check, Context
+from pipeline.preflight.train_args import train_args
 from pipeline.step2_train import nproc_per_node
-from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.parallel.context.choice import choose_mode
 from pipeline.trainer.parallel.groups import num_data_ranks
 
@@ -17,21 +17,13 @@ def check_shared_sequences(context: Context) -> Iterator[Check]:
         ConfigError: the ranks cannot be split into groups.
         TrainError: the model's attention cannot be shared so.
     """
-    training, model = context.given.training, context.given.model
-    size = training.sequence_parallel_size
+    size = context.given.training.sequence_parallel_size
     if context.given.infrastructure.engine != "native" or size == 1:
         return
     ranks = nproc_per_node(context.config)
     num_data_ranks(ranks, size)
     from pipeline.trainer.model import load_config
 
-    args = TrainArgs(
-        **training.model_dump(),
-        model_name_or_path=readable_model(context),
-        model_revision=model.model_revision,
-        trust_remote_code=model.trust_remote_code,
-        dataset="-",
-        dataset_dir="-",
-    )
+    args = train_args(context, readable_model(context))
     mode = choose_mode(args, load_config(args))
     yield Check("OK", "sequences", f"each is shared by {size} of {ranks} ranks ({mode})")

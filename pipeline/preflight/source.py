@@ -12,7 +12,7 @@ from pipeline.conversion.lf_file import read_rows, validate_lf
 from pipeline.conversion.source import Source
 from pipeline.jsonl import parse_json
 from pipeline.paths import from_root
-from pipeline.preflight.memory import readable_model
+from pipeline.preflight.model import readable_model
 from pipeline.preflight.report import Check, Context
 from pipeline.runs.conversion_options import convert_options, lf_format_of, raw_source
 from pipeline.sharegpt import LfFormat

@@ -12,7 +12,8 @@ from pipeline.errors import TrainError
 from pipeline.trainer.memory.largest_batch import largest_batch, num_tokens
 from pipeline.trainer.memory.measured import PeakMeter
 from pipeline.trainer.memory.memory_plan import MemoryPlan, plan_run
-from pipeline.trainer.memory.smaller import Change, changes_that_fit
+from pipeline.trainer.memory.smaller import advice, changes_that_fit
+from pipeline.trainer.memory.units import size_text
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.planned_run import PlannedRun
 
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 COMPARED_AFTER = 5
 """Steps of this process, by when the optimizer has its state."""
-_GIB = 2**30
 _OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc")
 """What PyTorch on CPU, the operating system and C++ say."""
 
@@ -40,7 +40,7 @@ class MemoryCheck:
         if self._predicted is None:
             return
         room = self._meter.room_bytes
-        logger.info("memory plan: %s; %.2f are free", self._predicted.describe(), room / _GIB)
+        logger.info("memory plan: %s; %s are free", self._predicted.describe(), size_text(room))
         if self._predicted.total > room:
             logger.warning("memory plan: more than is free; this may fail")
 
@@ -90,10 +90,10 @@ class MemoryCheck:
             return
         self._measured = int(measured[0])
         logger.info(
-            "memory after %d steps: %.2f GiB measured, %.2f GiB planned (%+.1f %%)",
+            "memory after %d steps: %s measured, %s planned (%+.1f %%)",
             self._num_steps,
-            self._measured / _GIB,
-            self._predicted.total / _GIB,
+            size_text(self._measured),
+            size_text(self._predicted.total),
             100 * (self._predicted.total / self._measured - 1),
         )
 
@@ -101,7 +101,7 @@ class MemoryCheck:
         when = "while the model was loaded" if step is None else self._micro_batches_of(step)
         planned = self._predict()
         if planned is None:
-            return f"out of memory {when}: {reason}. {_advice([])}"
+            return f"out of memory {when}: {reason}; {advice([])}"
         room = self._meter.room_bytes
         changes = changes_that_fit(
             self._run.args,
@@ -113,10 +113,10 @@ class MemoryCheck:
         )
         largest = planned.largest_class
         return (
-            f"out of memory {when}: {reason}. Of {planned.total / _GIB:.2f} GiB planned for the "
+            f"out of memory {when}: {reason}. Of {size_text(planned.total)} planned for the "
             f"largest micro-batch of the run ({planned.rows} rows, {planned.tokens:,} tokens), "
-            f"with {room / _GIB:.2f} free, {largest} take most "
-            f"({planned.classes[largest] / _GIB:.2f}). {_advice(changes)}"
+            f"with {size_text(room)} free, {largest} take most "
+            f"({size_text(planned.classes[largest])}); {advice(changes)}"
         )
 
     def _micro_batches_of(self, step: int) -> str:
@@ -134,9 +134,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return any(sign in text for sign in _OUT_OF_MEMORY)
-
-
-def _advice(changes: list[Change]) -> str:
-    if not changes:
-        return "No single key would help enough: use more ranks, or a machine with more memory"
-    return f"Set in training: {'; or '.join(change.describe() for change in changes)}"

@@ -17,6 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import masking_utils
 
+from pipeline.log import silenced
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.memory.live_bytes import LiveBytes
@@ -62,7 +63,8 @@ def simulate_step(
     micro-batch are there.
     """
     fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveBytes()
-    with torch.device("meta"), _quiet():
+    # Making a model says what the real one will say again.
+    with torch.device("meta"), silenced(logging.WARNING):
         model = empty_model(args, dtype)
     objective = make_objective(model, args)
     with fake, live, live.making(WEIGHTS):
@@ -107,17 +109,6 @@ def simulate_step(
         largest_layer=max(sizes, default=0),
         outside_layers=total - sum(sizes),
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Making a model says what the real one will say again."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _give_fake_tensors(module: torch.nn.Module) -> None:

@@ -20,14 +20,13 @@ from pipeline.trainer.memory.division import (
     divided_by_zero,
     whole_on_every_rank,
 )
-from pipeline.trainer.memory.fake_step import simulate_step
+from pipeline.trainer.memory.fake_step import GRADIENTS, OPTIMIZER, WEIGHTS, simulate_step
 from pipeline.trainer.memory.largest_batch import batch_like, largest_batch
+from pipeline.trainer.memory.units import size_text, unit_of
 from pipeline.trainer.parallel.fsdp_config import sharding_of
 from pipeline.trainer.planned_run import PlannedRun
 
 logger = logging.getLogger(__name__)
-
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,24 @@ class MemoryPlan:
         return sum(self.classes.values())
 
     @property
+    def without_batch(self) -> int:
+        """What is needed however small the micro-batch is."""
+        return sum(self.classes.get(name, 0) for name in (WEIGHTS, GRADIENTS, OPTIMIZER))
+
+    @property
     def largest_class(self) -> str:
         return max(self.classes, key=self.classes.__getitem__)
 
     def describe(self) -> str:
+        unit_name, unit = unit_of(self.total)
         parts = ", ".join(
-            f"{name} {size / _GIB:.2f}"
+            f"{name} {size / unit:.2f}"
             for name, size in sorted(self.classes.items(), key=lambda item: -item[1])
             if size >= 0.005 * self.total
         )
-        host = f"; on the host {self.host / _GIB:.2f}" if self.host else ""
-        return f"{self.total / _GIB:.2f} GiB per rank at its peak ({parts}{host})"
+        host = f"; on the host {size_text(self.host)}" if self.host else ""
+        total = f"{self.total / unit:.2f} {unit_name}"
+        return f"{total} per rank at its peak ({parts}{host})"
 
     def to_record(self) -> dict[str, Any]:
         return {

@@ -9,9 +9,9 @@ from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.memory.division import Zero
 from pipeline.trainer.memory.largest_batch import batch_like
 from pipeline.trainer.memory.memory_plan import MemoryPlan, memory_plan
+from pipeline.trainer.memory.units import size_text
 
 NUM_NAMED = 3
-_GIB = 2**30
 _DIRECTORY = "training_config/deepspeed"
 
 
@@ -26,7 +26,14 @@ class Change:
 
     def describe(self) -> str:
         enough = "" if self.fits else ", not enough alone"
-        return f"{self.keys} (saves {self.saved / _GIB:.2f} GiB{enough})"
+        return f"{self.keys} (saves {size_text(self.saved)}{enough})"
+
+
+def advice(changes: list[Change]) -> str:
+    """A way out, for people."""
+    if not changes:
+        return "no single key would help enough: use more ranks, or a machine with more memory"
+    return f"set in training: {'; or '.join(change.describe() for change in changes)}"
 
 
 @dataclass(frozen=True)
