@@ -96,8 +96,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Replace `path` atomically with `value` as JSON, non-ASCII unescaped, final newline."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+    """Replace `path` atomically with `value` as JSON."""
+    write_bytes(path, to_json(value, indent=indent))
+
+
+def to_json(value: Any, *, indent: int | None = 2) -> bytes:
+    """JSON in UTF-8, non-ASCII unescaped, final newline."""
+    return (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode("utf-8")
 
 
 def sha256_file(path: Path) -> str:

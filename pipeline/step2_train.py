@@ -122,9 +122,9 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
     resume = values.get("resume_from_checkpoint")
     if resume:
         native = given.infrastructure.engine == "native"
-        values["resume_from_checkpoint"] = str(
-            resume_directory(paths.output_dir, resume, native=native)
-        )
+        found = resume_directory(paths.output_dir, resume, native=native)
+        # The native engine reads a checkpoint whole before it trusts it: `latest` may be another.
+        values["resume_from_checkpoint"] = LATEST if native and resume == LATEST else str(found)
     return values
 
 

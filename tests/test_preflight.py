@@ -593,7 +593,11 @@ def test_only_a_complete_checkpoint_can_be_continued(config: Path):
     checkpoint.mkdir()
     (found,) = of("resume", bad(config, f"{asked}={checkpoint}"))
     assert "no complete checkpoint with optimizer state (checkpoint.json is missing)" in found
-    (checkpoint / "checkpoint.json").write_text('{"step": 4, "files": {"weights": 3}}')
+    manifest = checkpoint / "checkpoint.json"
+    manifest.write_text('{"step": 4, "files": {"weights": 3}}')
+    (found,) = of("resume", bad(config, f"{asked}={checkpoint}"))
+    assert f"{manifest}: not a manifest of ours, or of an earlier version" in found
+    manifest.write_text('{"step": 4, "files": {"weights": {"size": 3, "sha256": ""}}}')
     (found,) = of("resume", bad(config, f"{asked}={checkpoint}"))
     assert f"{checkpoint}/weights: missing or not 3 bytes long" in found
     (checkpoint / "weights").write_text("abc")

@@ -37,6 +37,7 @@ from pipeline.step2_train import (
     nproc_per_node,
     plan_launch,
     render_train_yaml,
+    resume_directory,
     tokenize,
     train,
     training_values,
@@ -231,9 +232,10 @@ def test_resume_is_resolved_to_a_complete_checkpoint(config: Path):
     output_dir = loaded(config)[1].output_dir
     older, newer = make_checkpoint(output_dir, 9), make_checkpoint(output_dir, 10)
     (output_dir / "checkpoint-11").mkdir()  # its save was cut short
-    for asked, expected in (("latest", newer), (str(older), older)):
+    assert resume_directory(output_dir, "latest", native=True) == newer
+    for asked in ("latest", str(older)):  # the trainer may find that the newest is damaged
         values = yaml.safe_load(rendered(config, f"training.resume_from_checkpoint={asked}"))
-        assert values["resume_from_checkpoint"] == str(expected)
+        assert values["resume_from_checkpoint"] == asked
     with pytest.raises(TrainError, match=r"checkpoint-11: no complete checkpoint"):
         rendered(config, f"training.resume_from_checkpoint={output_dir}/checkpoint-11")
 

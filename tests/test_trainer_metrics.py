@@ -17,7 +17,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.evaluation import Evaluation
-from pipeline.trainer.metrics import RunLog
+from pipeline.trainer.metrics import STATE_FILE, RunLog
 from pipeline.trainer.reporting.rank_clock import RankReport
 from pipeline.trainer.reporting.step_window import StepWindow
 
@@ -127,8 +127,8 @@ def test_finishing_writes_the_results_that_llamafactory_writes(tmp_path: Path) -
 def test_trainer_state_loads_with_transformers(tmp_path: Path) -> None:
     log = _open(_args(tmp_path))
     _record(log, 1, 3)
-    log.write_state(tmp_path)
-    state = TrainerState.load_from_json(str(tmp_path / "trainer_state.json"))
+    (tmp_path / STATE_FILE).write_bytes(log.state())
+    state = TrainerState.load_from_json(str(tmp_path / STATE_FILE))
     assert (state.global_step, state.max_steps, state.epoch) == (3, 10, 0.75)
     assert state.num_input_tokens_seen == 300
     assert [entry["step"] for entry in state.log_history] == [1, 2, 3]

@@ -22,10 +22,11 @@ from pipeline.trainer.output_dir import (
 
 def _checkpoint(output_dir: Path, step: int) -> Path:
     directory = output_dir / f"checkpoint-{step}"
-    (directory / "deepspeed").mkdir(parents=True)
+    (directory / "state").mkdir(parents=True)
     (directory / "model.safetensors").write_bytes(b"12345")
-    (directory / "deepspeed" / "state.pt").write_bytes(b"123")
-    files = {"model.safetensors": 5, "deepspeed/state.pt": 3}
+    (directory / "state" / "rank00000-00.safetensors").write_bytes(b"123")
+    sizes = {"model.safetensors": 5, "state/rank00000-00.safetensors": 3}
+    files = {name: {"size": size, "sha256": ""} for name, size in sizes.items()}
     (directory / MANIFEST).write_text(json.dumps({"step": step, "files": files}))
     return directory
 
@@ -55,13 +56,13 @@ def test_a_damaged_checkpoint_is_passed_over_by_latest_and_refused_by_name(
     elif damage == "short":
         (bad / "model.safetensors").write_bytes(b"1234")
     else:
-        (bad / "deepspeed" / "state.pt").unlink()
+        (bad / "state" / "rank00000-00.safetensors").unlink()
     messages = {
         "manifest gone": f"{bad}: no complete checkpoint with optimizer state",
         "manifest cut": f"{manifest}: not JSON",
         "not ours": f"{manifest}: not a manifest of ours",
         "short": f"{bad / 'model.safetensors'}: missing or not 5 bytes long",
-        "gone": f"{bad / 'deepspeed' / 'state.pt'}: missing or not 3 bytes long",
+        "gone": f"{bad / 'state' / 'rank00000-00.safetensors'}: missing or not 3 bytes long",
     }
     with pytest.raises(TrainError) as caught:
         find_resume(tmp_path, str(bad))

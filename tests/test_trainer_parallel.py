@@ -32,7 +32,7 @@ from trainer_runs import (
 )
 
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.output_dir import find_resume, latest_checkpoint
+from pipeline.trainer.output_dir import checkpoint_directories, find_resume, latest_checkpoint
 
 _STEPS = 7
 _ZERO = {stage: ROOT / f"training_config/deepspeed/ds_z{stage}_config.json" for stage in (0, 2, 3)}
@@ -164,37 +164,36 @@ def test_a_gradient_that_is_no_number_stops_every_strategy(
 
 
 @pytest.mark.slow
-def test_partitioned_state_is_refused_to_another_number_of_ranks(runs: _Runs) -> None:
-    saved = runs.uninterrupted("zero-2")
-    changes = {"resume_from_checkpoint": str(saved / f"checkpoint-{_STEPS}")}
-    args = runs.args("zero-2", "refused", per_device_train_batch_size=2, **changes)
-    output = run(args, ranks=1, status=1)
-    assert (
-        "its optimizer state is that of DeepSpeed ZeRO stage 2 on 2 ranks, but this run is "
-        "DeepSpeed ZeRO stage 2 on 1; use the same"
-    ) in output
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_the_run_goes_on_with_another_number_of_ranks(runs: _Runs, strategy: str) -> None:
-    args = runs.args(strategy, f"{strategy} fewer ranks", save_steps=4, max_steps=_STEPS)
-    run(args, ranks=2)
-    shutil.rmtree(Path(args.output_dir) / f"checkpoint-{_STEPS}")
-    changes = {"resume_from_checkpoint": "latest", "per_device_train_batch_size": 2}
-    run(args.model_copy(update=changes), ranks=1)
-    exact = losses(runs.uninterrupted(strategy))
-    assert losses(Path(args.output_dir)) == pytest.approx(exact, abs=1e-5)
-
-
-@pytest.mark.slow
-def test_the_state_of_one_strategy_is_refused_to_another(runs: _Runs) -> None:
-    saved = runs.uninterrupted("fsdp2")
-    changes = {"resume_from_checkpoint": str(saved / f"checkpoint-{_STEPS}")}
-    output = run(runs.args("ddp", "refused ddp", **changes), ranks=2, status=1)
-    assert (
-        "its optimizer state is that of FSDP2 on 2 ranks, but this run is DDP on 2; use the same"
-    ) in output
+@pytest.mark.parametrize(
+    "way",
+    [
+        [("ddp", 2), ("zero-3", 2), ("fsdp2", 4), ("one process", 1)],
+        [("fsdp2", 2), ("zero-2", 4), ("zero-3", 2), ("fsdp2", 1)],
+    ],
+    ids=lambda way: " to ".join(strategy for strategy, _ in way),
+)
+def test_every_strategy_continues_every_other_on_any_number_of_ranks(
+    runs: _Runs, way: list[tuple[str, int]]
+) -> None:
+    """The same sequence of samples, and losses as if nothing had changed."""
+    name = "-".join(strategy.replace(" ", "-") for strategy, _ in way)
+    output_dir, exact = runs.directory / name, runs.uninterrupted("one process")
+    for number, (strategy, ranks) in enumerate(way):
+        micro = 2 if ranks == 1 else 1
+        changes: dict[str, Any] = {
+            "per_device_train_batch_size": micro,
+            "gradient_accumulation_steps": 4 // (ranks * micro),
+            "resume_from_checkpoint": "latest" if number else None,
+            "save_steps": 2,
+        }
+        for later in checkpoint_directories(output_dir)[number:]:
+            shutil.rmtree(later)  # as if the run had ended at step 2, 4, 6
+        run(runs.args(strategy, name, **changes), ranks=ranks)
+    steps = [path.name for path in checkpoint_directories(output_dir)]
+    assert steps == [f"checkpoint-{step}" for step in (2, 4, 6, _STEPS)]
+    assert losses(output_dir) == pytest.approx(losses(exact), abs=1e-5)
+    weights, expected = (load_file(path / "model.safetensors") for path in (output_dir, exact))
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-5)
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:

@@ -75,6 +75,7 @@ def train_args(model: Path, dataset_dir: Path, output_dir: Path, **changes: Any)
         "plot_loss": False,
         "preprocessing_num_workers": 1,
         "save_steps": 100,
+        "async_save": False,
         **changes,
     }
     return TrainArgs.model_validate(values)

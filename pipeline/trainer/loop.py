@@ -4,7 +4,6 @@ for each step:  for each micro-batch: forward, weighted loss / weight of the glo
                 backward;  clip;  update;  log;  maybe save;  maybe stop
 """
 
-import functools
 import logging
 import math
 from collections.abc import Iterator
@@ -16,10 +15,12 @@ import numpy as np
 import torch
 
 from pipeline.errors import InterruptedRun, TrainError
-from pipeline.files import write_json
+from pipeline.files import write_bytes, write_json
 from pipeline.trainer.accuracy import Scorer
 from pipeline.trainer.anomaly import Watch
-from pipeline.trainer.checkpoint import save_checkpoint
+from pipeline.trainer.checkpoint.model_files import ModelFiles
+from pipeline.trainer.checkpoint.saver import Saver, make_writer
+from pipeline.trainer.checkpoint.writer import Publication
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.load import load_micro_batch, load_pairs
 from pipeline.trainer.data.prefetch import prefetch
@@ -27,7 +28,7 @@ from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.evaluation import evaluate, has_stopped_improving
 from pipeline.trainer.lr_schedule import learning_rate_at
 from pipeline.trainer.memory.check import MemoryCheck
-from pipeline.trainer.metrics import RunLog
+from pipeline.trainer.metrics import STATE_FILE, RunLog
 from pipeline.trainer.output_dir import (
     STATUS_FILE,
     Checkpoint,
@@ -78,6 +79,8 @@ class Run:
         self._micro_batches = prefetch(
             self._micro_batch, self._work_of_this_rank(), distributed.device
         )
+        self._saver = Saver(strategy, distributed, make_writer(args, distributed))
+        self._model_files = ModelFiles.of(args, strategy.model)
         earlier = checkpoint.manifest["progress"] if checkpoint else {}
         self._eval_losses = [
             entry["eval_loss"] for entry in earlier.get("log_history", []) if "eval_loss" in entry
@@ -89,7 +92,7 @@ class Run:
         self._watch = Watch(args.spike_threshold, watched)
         self._anomaly: str | None = None
         self._skipped_in_a_row = 0
-        self._scorer = Scorer(self._tokenizer) if args.compute_accuracy else None
+        self._scorer = Scorer(TokenizerSource.of(args).load()) if args.compute_accuracy else None
         self._log: RunLog | None = None
         if distributed.is_main:
             self._log = RunLog(args, plan, StepWindow.of(planned, distributed), earlier)
@@ -142,14 +145,16 @@ class Run:
                 loads.append(found.expert_load)
             if found.rewards is not None:
                 rewards.append(reward_sums(found.rewards))
-        sums = self._sum_over_ranks(
-            losses, rewards, table, is_stopping=stop.signal_name is not None
-        )
+        flags = [float(stop.signal_name is not None), *self._saver.votes()]
+        sums = self._sum_over_ranks(losses, flags, rewards, table)
         learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
         accepts = partial(self._accepts, sums[0] / total_weight) if self._skips else None
         norm = torch.as_tensor(self._strategy.step(learning_rate, accepts)).to(sums)
         # The host waits for the device here only, when all work of the step is under way.
-        loss_all, stopping, *others, grad_norm = torch.cat([sums, norm.view(1)]).tolist()
+        loss_all, stopping, over, failed, *others, grad_norm = torch.cat(
+            [sums, norm.view(1)]
+        ).tolist()
+        self._saver.count([over, failed])
         rewards_all = [others.pop(0) / total_weight for _ in REWARDS if rewards]
         loss_all /= total_weight
         if not self._skips:
@@ -211,20 +216,20 @@ class Run:
     def _sum_over_ranks(
         self,
         losses: list[torch.Tensor],
+        flags: list[float],
         rewards: list[torch.Tensor],
         table: torch.Tensor,
-        *,
-        is_stopping: bool,
     ) -> torch.Tensor:
-        """On the device: the sum of all losses, of the ranks that are to stop, of the rewards of
-        pairs, if there are any, and the tables of the ranks."""
+        """On the device: the sum of all losses, of every rank's flags, of the rewards of pairs, if
+        there are any, and the tables of the ranks."""
         total = torch.stack(losses).to(table.dtype).sum(0, keepdim=True)
         rewarded = [torch.stack(rewards).to(table.dtype).sum(dim=0)] if rewards else []
         return self._distributed.all_reduce(
-            torch.cat([total, total.new_full((1,), float(is_stopping)), *rewarded, table])
+            torch.cat([total, total.new_tensor(flags), *rewarded, table])
         )
 
     def _diverged(self, what: str, batch: list[int]) -> TrainError:
+        self._saver.settle()
         numbers = [row for index in batch[:16] for row in self._data.rows_of(index)]
         rows = ", ".join(map(str, numbers[:16]))
         return TrainError(
@@ -279,9 +284,9 @@ class Run:
         return self._step % args.save_steps == 0
 
     def _save(self, *, only_model: bool | None = None) -> None:
-        progress = self._log.progress() if self._log else {}
+        """Start to save; the checkpoint is there some steps later, or after `settle`."""
         manifest = {
-            "progress": progress,
+            "progress": self._log.progress() if self._log else {},
             "watch": self._watch.progress(),
             "data": self._data.store.fingerprint,
             "sequence": self._plan.identity(),
@@ -289,36 +294,35 @@ class Run:
             "strategy": self._strategy.name,
             "world_size": self._distributed.world_size,
         }
-        save_checkpoint(
-            self._output_dir,
-            self._step,
-            self._strategy,
-            self._distributed,
-            manifest=manifest,
-            only_model=self._args.save_only_model if only_model is None else only_model,
-            save_total_limit=self._args.save_total_limit,
-            write_extras=self._write_extras,
-        )
+        leave_out = self._args.save_only_model if only_model is None else only_model
+        self._saver.save(*self._publication(self._step, None if leave_out else manifest))
         self._saved_step = self._step
 
-    @functools.cached_property
-    def _tokenizer(self) -> Any:
-        return TokenizerSource.of(self._args).load()
-
-    def _write_extras(self, directory: Path) -> None:
-        self._tokenizer.save_pretrained(directory)
-        if self._log is not None:
-            self._log.write_state(directory)
+    def _publication(
+        self, step: int | None, manifest: dict[str, Any] | None
+    ) -> tuple[Publication, dict[str, bytes]]:
+        """Also: the small files of this rank."""
+        publication = Publication(
+            output_dir=self._output_dir,
+            step=step,
+            world_size=self._distributed.world_size,
+            manifest=manifest,
+            model_files=self._model_files,
+            save_total_limit=self._args.save_total_limit,
+        )
+        extras = {STATE_FILE: self._log.state()} if self._log else {}
+        return publication, extras
 
     def _interrupt(self, stop: StopRequest) -> None:
         """Save so that the run can go on from here, and end it."""
         self._stall_watch.close()
         if self._saved_step != self._step or self._args.save_only_model:
             self._save(only_model=False)
+        self._saver.settle(must_succeed=True)
         name = stop.signal_name or "a signal to another rank"
         self._write_status("interrupted", signal=name)
         if self._log is not None:
-            self._log.write_state(self._output_dir)
+            write_bytes(self._output_dir / STATE_FILE, self._log.state())
             self._log.close()
         self._distributed.close()
         raise InterruptedRun(
@@ -331,9 +335,10 @@ class Run:
     def finish(self) -> None:
         """Final weights, tokenizer and results."""
         self._stall_watch.close()
-        self._strategy.save_weights(self._output_dir)
+        self._saver.settle(must_succeed=True)
+        self._saver.save(*self._publication(None, None))
+        self._saver.settle(must_succeed=True)
         if self._log is not None:
-            self._write_extras(self._output_dir)
             documents = self._plan.epochs[0].documents
             tokens = int(self._plan.documents.lengths[documents].sum())
             counts = self._data.store.counts
@@ -354,6 +359,9 @@ class Run:
                 plot_loss(self._log.losses(), self._output_dir / "training_loss.png")
             logger.info("train loss %.4f, model in %s", results["train_loss"], self._output_dir)
         self._write_status("completed")
+
+    def close(self) -> None:
+        self._saver.close()
 
     def _write_status(self, status: str, **details: Any) -> None:
         if self._distributed.is_main:

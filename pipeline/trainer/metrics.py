@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_json, write_text
+from pipeline.files import to_json, write_json, write_text
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.evaluation import Evaluation
@@ -23,6 +23,7 @@ from pipeline.trainer.reporting.step_window import StepWindow
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "trainer_log.jsonl"
+STATE_FILE = "trainer_state.json"
 
 
 class RunLog:
@@ -177,10 +178,9 @@ class RunLog:
             "rewards_since_log": self._rewards_since_log,
         }
 
-    def write_state(self, directory: Path) -> None:
-        """trainer_state.json with the fields of Transformers' TrainerState."""
-        write_json(
-            directory / "trainer_state.json",
+    def state(self) -> bytes:
+        """The content of trainer_state.json, with the fields of Transformers' TrainerState."""
+        return to_json(
             {
                 "best_global_step": None,
                 "best_metric": None,
@@ -202,7 +202,7 @@ class RunLog:
                 "train_batch_size": self._args.per_device_train_batch_size,
                 "trial_name": None,
                 "trial_params": None,
-            },
+            }
         )
 
     def finish(self, extra: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What lies in an output directory, and what may be done with it. Imports no torch.
 
 <output_dir>/
-    checkpoint-<step>/          complete only when it holds checkpoint.json, written last
+    checkpoint-<step>/          complete only when it holds checkpoint.json, which names the size
+                                and the SHA-256 of its files
     trainer_log.jsonl trainer_state.json train_results.json all_results.json
     training_loss.png config.json model.safetensors tokenizer.json ...
     trainer_status.json         running | completed | interrupted | failed, with the step
@@ -11,6 +12,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,14 @@ _OURS = (
 
 
 @dataclass(frozen=True)
+class FileRecord:
+    """What a file of a checkpoint is like when it is whole."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A complete checkpoint."""
 
@@ -66,6 +76,10 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return self.manifest["step"]
+
+    @cached_property
+    def files(self) -> dict[str, FileRecord]:
+        return {name: FileRecord(**record) for name, record in self.manifest["files"].items()}
 
 
 @dataclass(frozen=True)
@@ -103,15 +117,26 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         ) from None
     except ValueError as error:
         raise TrainError(f"{directory / MANIFEST}: not JSON: {error}") from error
-    if not isinstance(manifest, dict) or not {"step", "files"} <= manifest.keys():
+    checkpoint = Checkpoint(directory, manifest)
+    try:
+        _ = checkpoint.step, checkpoint.files
+    except (KeyError, TypeError, AttributeError):
         raise TrainError(
-            f"{directory / MANIFEST}: not a manifest of ours; choose another checkpoint"
-        )
-    for name, size in manifest["files"].items():
+            f"{directory / MANIFEST}: not a manifest of ours, or of an earlier version; choose "
+            "another checkpoint"
+        ) from None
+    for name, record in checkpoint.files.items():
         file = directory / name
-        if not file.is_file() or file.stat().st_size != size:
-            raise TrainError(f"{file}: missing or not {size} bytes long; the checkpoint is damaged")
-    return Checkpoint(directory, manifest)
+        if not file.is_file() or file.stat().st_size != record.size:
+            raise TrainError(
+                f"{file}: missing or not {record.size} bytes long; the checkpoint is damaged"
+            )
+    return checkpoint
+
+
+def read_records(file: Path) -> dict[str, FileRecord]:
+    """The files that a rank has written into a checkpoint, by name."""
+    return {name: FileRecord(**record) for name, record in json.loads(file.read_bytes()).items()}
 
 
 def checkpoint_directories(output_dir: Path) -> list[Path]:

@@ -8,8 +8,6 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.store import TokenStore
 from pipeline.trainer.output_dir import Checkpoint
-from pipeline.trainer.parallel.interface import Distributed
-from pipeline.trainer.parallel.strategy import Strategy
 
 _DECIDE_WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "full": ("finetuning_type",),
@@ -71,23 +69,3 @@ def _refuse_changed(
             f"{checkpoint.directory}: cannot continue, the run is no longer the same "
             f"({'; '.join(changed)}); restore these settings, or start anew with another output_dir"
         )
-
-
-def check_same_strategy(
-    checkpoint: Checkpoint, strategy: Strategy, distributed: Distributed
-) -> None:
-    """Raises: TrainError: the optimizer's state is written in another way or for other ranks."""
-    before = (checkpoint.manifest["strategy"], checkpoint.manifest["world_size"])
-    now = (strategy.name, distributed.world_size)
-    if _state_layout(*before) != _state_layout(*now):
-        raise TrainError(
-            f"{checkpoint.directory}: its optimizer state is that of {before[0]} on {before[1]} "
-            f"ranks, but this run is {now[0]} on {now[1]}; use the same"
-        )
-
-
-def _state_layout(strategy: str, world_size: int) -> tuple[str, int]:
-    """DeepSpeed partitions for a number of ranks; the states of others suit any."""
-    if strategy.startswith("DeepSpeed"):
-        return strategy, world_size
-    return ("FSDP2" if strategy.startswith("FSDP2") else "DDP"), 0

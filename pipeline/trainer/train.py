@@ -15,7 +15,9 @@ from pipeline.errors import ConfigError
 from pipeline.progress import show_progress
 from pipeline.trainer.announce import announce
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.checkpoint import restore_random_state
+from pipeline.trainer.checkpoint.random_state import restore_random_state
+from pipeline.trainer.checkpoint.state_files import SavedState
+from pipeline.trainer.checkpoint.verify import whole_checkpoint
 from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.store import TokenStore, open_store
@@ -38,7 +40,6 @@ from pipeline.trainer.references import reference_likelihoods
 from pipeline.trainer.reporting.trackers import check_installed
 from pipeline.trainer.resume import (
     check_same_sequence,
-    check_same_strategy,
     check_same_weights,
 )
 from pipeline.trainer.rope import check_positions
@@ -66,7 +67,7 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     check_installed(args.report_to)
     check_positions(load_config(args), args.cutoff_len, args.rope_scaling)
     output_dir = Path(args.output_dir)
-    checkpoint = find_resume(output_dir, args.resume_from_checkpoint)
+    find_resume(output_dir, args.resume_from_checkpoint)  # refused before anything takes time
     store = _open_data(args)
     distributed = Distributed(
         use_cpu=args.use_cpu,
@@ -75,6 +76,7 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     )
     planned = PlannedRun.of(args, store, distributed.num_data_ranks)
     args = planned.args
+    checkpoint = whole_checkpoint(output_dir, args.resume_from_checkpoint, distributed)
     check_same_sequence(checkpoint, store, planned.plan)
     check_same_weights(checkpoint, args)
     _prepare_output_dir(args, checkpoint, distributed)
@@ -89,16 +91,19 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         resumes = checkpoint is not None
         references = reference_likelihoods(planned, strategy, distributed, resumes=resumes)
     if checkpoint is not None:
-        check_same_strategy(checkpoint, strategy, distributed)
-        strategy.load_state(checkpoint.directory)
-        restore_random_state(checkpoint, distributed)
+        with SavedState(checkpoint.directory) as saved:
+            strategy.load_state(saved)
+        restore_random_state(checkpoint.directory, distributed.rank)
     run = Run(planned, references, strategy, distributed, context, memory, checkpoint)
     if distributed.is_main:
         announce(planned, strategy, distributed, context, checkpoint)
         memory.announce()
     stop.training = True
-    run.steps(stop)
-    run.finish()
+    try:
+        run.steps(stop)
+        run.finish()
+    finally:
+        run.close()
     distributed.barrier()  # a rank that leaves early would be taken for lost
     distributed.close()
 

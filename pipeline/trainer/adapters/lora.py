@@ -70,6 +70,16 @@ def has_adapter(model: PreTrainedModel) -> bool:
     return hasattr(model, "peft_config")
 
 
+def inject_empty_adapter(model: PreTrainedModel, config: Any) -> None:
+    """Put an adapter without values into a model that has none, such as one on the meta device."""
+    from peft import inject_adapter_in_model
+
+    uninitialised = copy.copy(config)
+    uninitialised.init_lora_weights = False
+    inject_adapter_in_model(uninitialised, model, ADAPTER)
+    model.peft_config[ADAPTER] = config  # pyright: ignore[reportIndexIssue]  # peft puts it there
+
+
 def load_adapter(model: PreTrainedModel, adapter: str, *, is_trainable: bool = False) -> Any:
     """Put a saved adapter into the model. Returns: peft's wrapper of the same model.
 

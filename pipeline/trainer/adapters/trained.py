@@ -48,15 +48,6 @@ def num_elements(parameter: torch.nn.Parameter) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())
 
 
-def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Name -> value of every parameter that training changes."""
-    return {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
 def freeze(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> None:
     """Train what `finetuning_type: freeze` leaves, in `dtype`; a second time changes nothing.
 

@@ -1,6 +1,6 @@
 """Where the run is saved, and when."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from pipeline.config.strict import OptionalText, StrictModel
 
 class OutputKeys(StrictModel):
     """Where the run is saved, and when."""
+
+    native_keys: ClassVar = frozenset({"async_save"})
 
     output_dir: str = Field(min_length=1)
     """Where the run is saved: relative to artifacts/model/, or absolute."""
@@ -25,3 +27,6 @@ class OutputKeys(StrictModel):
     """Newest checkpoints that are kept. null: all."""
     save_only_model: bool = False
     """Leave the optimizer out of checkpoints: smaller, but they cannot be resumed."""
+    async_save: bool = True
+    """Write checkpoints in a process beside every rank: training waits for a copy to memory only.
+    false: it waits until the checkpoint is on the disk."""

@@ -5,19 +5,23 @@ Trained weights and optimizer state are fp32; with `bf16` the forward pass runs 
 
 import contextlib
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.trainer.adapters.trained import trained_state
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.model import load_model, save_model
+from pipeline.trainer.model import load_model
 from pipeline.trainer.objective import Losses, make_objective
 from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.interface import Distributed
+from pipeline.trainer.parallel.parts import (
+    Part,
+    initialize_optimizer_state,
+    local_parts,
+    share_of,
+)
 from pipeline.trainer.parallel.strategy import Accepts, evaluating
 
 
@@ -27,11 +31,11 @@ class DataParallel:
     def __init__(self, args: TrainArgs, distributed: Distributed) -> None:
         self._args = args
         self._distributed = distributed
-        self._model = load_model(args, torch.float32)
-        torch.nn.Module.to(self._model, distributed.device)
-        self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        self._optimizer = make_optimizer(self._model, args)
-        self._wrapped: torch.nn.Module = make_objective(self._model, args)
+        self.model = load_model(args, torch.float32)
+        torch.nn.Module.to(self.model, distributed.device)
+        self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self._optimizer = make_optimizer(self.model, args)
+        self._wrapped: torch.nn.Module = make_objective(self.model, args)
         self.name = "single process"
         if distributed.world_size > 1:
             device_ids = None if distributed.device.type == "cpu" else [distributed.local_rank]
@@ -53,32 +57,21 @@ class DataParallel:
             loss.backward()
 
     def evaluating(self) -> AbstractContextManager[None]:
-        return evaluating(self._model)
+        return evaluating(self.model)
 
     def step(self, learning_rate: float, accepts: Accepts | None = None) -> torch.Tensor:
         limit = self._args.max_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         set_learning_rate(self._optimizer.param_groups, learning_rate)
         if accepts is None or accepts(norm.item()):
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def save_state(self, directory: Path) -> None:
-        if self._distributed.is_main:
-            state = {
-                "optimizer": self._optimizer.state_dict(),
-                "weights": trained_state(self._model),
-            }
-            torch.save(state, directory / "optimizer.pt")
+    def state(self) -> list[Part]:
+        parts = local_parts(self.model, self._optimizer)
+        return share_of(parts, self._distributed.rank, self._distributed.world_size)
 
-    def load_state(self, directory: Path) -> None:
-        state: dict[str, Any] = torch.load(
-            directory / "optimizer.pt", map_location="cpu", weights_only=True
-        )
-        self._model.load_state_dict(state["weights"], strict=False)  # frozen ones are not in it
-        self._optimizer.load_state_dict(state["optimizer"])
-
-    def save_weights(self, directory: Path) -> None:
-        if self._distributed.is_main:
-            save_model(self._model, self._model.state_dict(), directory, bf16=self._args.bf16)
+    def load_state(self, saved: SavedState) -> None:
+        initialize_optimizer_state(self._optimizer)
+        saved.fill(local_parts(self.model, self._optimizer))

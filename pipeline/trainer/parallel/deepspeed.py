@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.trainer.adapters.lora import has_adapter
 from pipeline.trainer.adapters.trained import num_elements
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.model import load_config, load_model, save_model
+from pipeline.trainer.model import load_config, load_model
 from pipeline.trainer.objective import Losses, make_objective
 from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.deepspeed_config import (
@@ -23,10 +23,10 @@ from pipeline.trainer.parallel.deepspeed_config import (
     read_deepspeed_config,
     uses_nvme,
 )
+from pipeline.trainer.parallel.deepspeed_state import load_zero_state, zero_state
 from pipeline.trainer.parallel.interface import Distributed
+from pipeline.trainer.parallel.parts import Part
 from pipeline.trainer.parallel.strategy import Accepts, evaluating
-
-_STATE_TAG = "deepspeed"
 
 
 class DeepSpeed:
@@ -44,19 +44,24 @@ class DeepSpeed:
         )
         if uses_nvme(config):
             _check_libaio(deepspeed, path)
+            raise ConfigError(
+                f"{path}: offload to NVMe: its weights and optimizer state cannot be saved in "
+                "checkpoints; offload to cpu"
+            )
         self._stage: int = config["zero_optimization"]["stage"]
         self.name = f"DeepSpeed ZeRO stage {self._stage}"
         if self._stage == 3:
             from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-            # While this object lives, from_pretrained loads into partitioned parameters.
-            self._partition_while_loading = HfDeepSpeedConfig(config)
+            # While this object lives, transformers makes models of partitioned parameters. It dies
+            # with this call, because those that write checkpoints are made on one rank only.
+            partition_while_loading = HfDeepSpeedConfig(config)  # noqa: F841
         self._autocast = args.bf16 and not config["bf16"]["enabled"]
         low_precision = args.bf16 and not self._autocast
-        self._model = load_model(args, torch.bfloat16 if low_precision else torch.float32)
-        self.num_parameters = sum(map(num_elements, self._model.parameters()))
+        self.model = load_model(args, torch.bfloat16 if low_precision else torch.float32)
+        self.num_parameters = sum(map(num_elements, self.model.parameters()))
         self._engine: Any = deepspeed.initialize(
-            model=make_objective(self._model, args),
+            model=make_objective(self.model, args),
             optimizer=self._optimizer(config),
             config=config,
         )[0]
@@ -80,7 +85,7 @@ class DeepSpeed:
         set_learning_rate(self._engine.optimizer.param_groups, learning_rate)
         if self._stage == 0:  # clipped by DeepSpeed, but not recorded
             norm = torch.nn.utils.get_total_norm(
-                [p.grad for p in self._model.parameters() if p.grad is not None]
+                [p.grad for p in self.model.parameters() if p.grad is not None]
             )
             self._engine.step()
         else:
@@ -88,27 +93,15 @@ class DeepSpeed:
             norm = self._engine.get_global_grad_norm()
         return float(norm) if norm >= 0 else math.nan  # DeepSpeed says -1 for infinite and NaN
 
-    def save_state(self, directory: Path) -> None:
-        self._engine.save_checkpoint(str(directory), tag=_STATE_TAG, exclude_frozen_parameters=True)
+    def state(self) -> list[Part]:
+        ranks = self._distributed
+        return zero_state(self.model, self._engine, ranks.rank, ranks.world_size)
 
-    def load_state(self, directory: Path) -> None:
-        is_whole = self._args.finetuning_type == "full"
-        self._engine.load_checkpoint(str(directory), tag=_STATE_TAG, load_module_strict=is_whole)
-
-    def save_weights(self, directory: Path) -> None:
-        if self._stage == 3:
-            gathered = self._engine._zero3_consolidated_16bit_state_dict(  # collective
-                exclude_frozen_parameters=has_adapter(self._model)
-            )
-            state = {name.removeprefix("model."): value for name, value in (gathered or {}).items()}
-        else:
-            state = self._model.state_dict()
-        if self._distributed.is_main:
-            save_model(self._model, state, directory, bf16=self._args.bf16)
-        self._distributed.barrier()
+    def load_state(self, saved: SavedState) -> None:
+        load_zero_state(self.model, self._engine, saved)
 
     def _optimizer(self, config: dict[str, Any]) -> torch.optim.Optimizer:
-        optimizer = make_optimizer(self._model, self._args)
+        optimizer = make_optimizer(self.model, self._args)
         if not offloads_optimizer(config):
             return optimizer
         from deepspeed.ops.adam import DeepSpeedCPUAdam

@@ -7,17 +7,9 @@ every rank.
 """
 
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -33,17 +25,16 @@ from pipeline.trainer.adapters.beside_shards import average_gradients
 from pipeline.trainer.adapters.lora import has_adapter
 from pipeline.trainer.adapters.trained import freeze
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.model import load_model, save_model
+from pipeline.trainer.model import load_model
 from pipeline.trainer.objective import Losses, make_objective
 from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.fsdp_config import Sharding
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.partitioned_loading import Partitioning
+from pipeline.trainer.parallel.parts import Part, initialize_optimizer_state, local_parts
 from pipeline.trainer.parallel.strategy import Accepts, evaluating
-
-_STATE = "sharded_state"
-_TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class FullySharded:
@@ -58,15 +49,15 @@ class FullySharded:
         self._mesh = mesh if num_replicas > 1 else mesh["mp_shard"]
         self.name = sharding.name(num_replicas)
         device = torch.device("cpu") if sharding.cpu_offload else distributed.device
-        self._model = load_model(args, torch.float32, Partitioning(self._shard, device))
-        for buffer in self._model.buffers():  # of an offloaded model only parameters stay behind
+        self.model = load_model(args, torch.float32, Partitioning(self._shard, device))
+        for buffer in self.model.buffers():  # of an offloaded model only parameters stay behind
             buffer.data = buffer.data.to(distributed.device)
-        self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        self._optimizer = make_optimizer(self._model, args)
+        self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self._optimizer = make_optimizer(self.model, args)
 
     def losses(self, batch: MicroBatch) -> Losses:
         # FSDP casts what it gathers; adapters beside it are fp32.
-        has_casts = self._args.bf16 and has_adapter(self._model)
+        has_casts = self._args.bf16 and has_adapter(self.model)
         with torch.autocast(self._distributed.device.type, torch.bfloat16, enabled=has_casts):
             return self._objective(**vars(batch))
 
@@ -81,51 +72,24 @@ class FullySharded:
         return evaluating(self._objective)
 
     def step(self, learning_rate: float, accepts: Accepts | None = None) -> torch.Tensor:
-        average_gradients(self._model.parameters(), self._distributed)
+        average_gradients(self.model.parameters(), self._distributed)
         limit = self._args.max_grad_norm or float("inf")
-        norm = _whole(torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit))
+        norm = _whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         set_learning_rate(self._optimizer.param_groups, learning_rate)
         if accepts is None or accepts(norm.item()):
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def save_state(self, directory: Path) -> None:
-        weights, optimizer = self._state()
-        save({"weights": weights, "optimizer": optimizer}, checkpoint_id=directory / _STATE)
+    def state(self) -> list[Part]:
+        mesh = self._mesh
+        if mesh.ndim == 2 and mesh.get_local_rank("mp_replicate"):
+            return []  # the first copy of the model is saved
+        return local_parts(self.model, self._optimizer)
 
-    def load_state(self, directory: Path) -> None:
-        weights, optimizer = self._state()
-        state = {"weights": weights, "optimizer": optimizer}
-        load(state, checkpoint_id=directory / _STATE)
-        set_state_dict(
-            self._objective,
-            self._optimizer,
-            model_state_dict=state["weights"],
-            optim_state_dict=state["optimizer"],
-            options=_TRAINED,
-        )
-
-    def _state(self) -> tuple[dict[str, Any], Any]:
-        return get_state_dict(self._objective, self._optimizer, options=_TRAINED)
-
-    def save_weights(self, directory: Path) -> None:
-        """One parameter at a time is whole on the ranks; only rank 0 keeps them, on its host."""
-        is_adapter = has_adapter(self._model)
-        dtype = torch.bfloat16 if self._args.bf16 and not is_adapter else torch.float32
-        wholes: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
-        state: dict[str, torch.Tensor] = {}
-        for name, tensor in self._model.state_dict(keep_vars=True).items():
-            if is_adapter and not tensor.requires_grad:
-                continue
-            if id(tensor) not in wholes:
-                low = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
-                whole = _whole(low)
-                wholes[id(tensor)] = whole.cpu() if self._distributed.is_main else torch.empty(0)
-            state[name] = wholes[id(tensor)]
-        if self._distributed.is_main:
-            save_model(self._model, state, directory, bf16=self._args.bf16)
-        self._distributed.barrier()
+    def load_state(self, saved: SavedState) -> None:
+        initialize_optimizer_state(self._optimizer)
+        saved.fill(local_parts(self.model, self._optimizer))
 
     def _shard(self, model: PreTrainedModel) -> None:
         """Called with the empty model; what is in no unit stays with the objective."""

@@ -3,16 +3,18 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Protocol
 
 import torch
+from transformers import PreTrainedModel
 
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.objective import Losses
 from pipeline.trainer.parallel.fsdp_config import sharding_of
 from pipeline.trainer.parallel.interface import Distributed
+from pipeline.trainer.parallel.parts import Part
 
 Accepts = Callable[[float], bool]
 
@@ -21,6 +23,8 @@ class Strategy(Protocol):
     """Holds model and optimizer. Gradients are *summed* over ranks and micro-steps."""
 
     name: str
+    model: PreTrainedModel
+    """As transformers made it, inside whatever the strategy wraps around."""
     num_parameters: int
     """Parameters of the whole model, whichever part this rank holds."""
 
@@ -44,16 +48,16 @@ class Strategy(Protocol):
         """
         ...
 
-    def save_state(self, directory: Path) -> None:
-        """Write what a bit-exact resume needs. Called by all ranks."""
+    def state(self) -> list[Part]:
+        """What this rank saves of the weights and the optimizer: with those of the other ranks
+        everything, as views where possible. No collective."""
         ...
 
-    def load_state(self, directory: Path) -> None:
-        """Undo `save_state`. Called by all ranks, right after construction."""
-        ...
+    def load_state(self, saved: SavedState) -> None:
+        """Continue from the state of any strategy on any number of ranks.
 
-    def save_weights(self, directory: Path) -> None:
-        """Write config and safetensors for `from_pretrained`. Called by all ranks."""
+        Called by all ranks, right after construction.
+        """
         ...
 
 
