@@ -4,9 +4,10 @@
 
 Every configuration is a real run of the trainer in processes of their own, which records its plan
 and its peak: resident memory, less what was resident before the model was loaded. glibc keeps freed
-memory for itself unless it was mapped alone, so everything above 64 KiB is (MALLOC_MMAP_THRESHOLD_)
-and the peak is that of the tensors, as an accelerator's allocator reports it. All examples have one
-length, so that the largest micro-batch comes when the optimizer has its state.
+memory for itself unless it was mapped alone, so all above 64 KiB is (MALLOC_MMAP_THRESHOLD_), and
+oneDNN keeps the kernels it has generated, so it may keep one: the peak is that of the tensors, as
+an accelerator's allocator reports it. All examples have one length, so that the largest micro-batch
+comes when the optimizer has its state.
 """
 
 import argparse
@@ -155,6 +156,7 @@ def _run(
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_THRESHOLD_": str(2**16),
         "MALLOC_TRIM_THRESHOLD_": str(2**16),
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1",
     }
     done = subprocess.run(
         [*command, str(file)], env=environment, capture_output=True, text=True, check=False

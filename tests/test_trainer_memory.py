@@ -4,6 +4,8 @@ Run: pytest tests/test_trainer_memory.py
 """
 
 import json
+import mmap
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tiny_architectures import tiny_moe
 from trainer_runs import ROOT, conversations, run, tokenise, train_args, write_dataset
 
 from benchmarks import memory as benchmark
@@ -21,6 +24,7 @@ from pipeline.trainer.memory.division import Zero
 from pipeline.trainer.memory.fake_step import simulate_step
 from pipeline.trainer.memory.largest_batch import batch_like, largest_batch, num_tokens
 from pipeline.trainer.memory.live_bytes import LiveBytes
+from pipeline.trainer.memory.measured import PeakMeter
 from pipeline.trainer.memory.memory_plan import MemoryPlan, memory_plan
 from pipeline.trainer.model import load_model
 from pipeline.trainer.objective import SupervisedObjective
@@ -73,15 +77,18 @@ def test_memory_is_counted_by_storage_and_until_its_last_tensor_goes() -> None:
         {"finetuning_type": "freeze", "freeze_trainable_layers": 1},
         {"optim": "adamw_8bit", "use_muon": False},
         {"use_muon": True},
+        {"model": tiny_moe},
     ],
-    ids=lambda keys: next(iter(keys.values())),
+    ids=lambda keys: next(iter(keys)),
 )
 @pytest.mark.usefixtures("rank_of_its_own")
 def test_a_simulated_step_has_the_peak_of_a_real_one(
     tiny_model: Path, dataset_dir: Path, tmp_path: Path, keys: dict[str, Any]
 ) -> None:
+    make, keys = keys.get("model"), {k: v for k, v in keys.items() if k != "model"}
+    model_path = make(tiny_model, tmp_path / "model") if make else tiny_model
     args = train_args(
-        tiny_model, dataset_dir, tmp_path / "run", gradient_accumulation_steps=1, **keys
+        model_path, dataset_dir, tmp_path / "run", gradient_accumulation_steps=1, **keys
     )
     batch = largest_batch(_planned(args))
     step = simulate_step(
@@ -210,10 +217,26 @@ def test_a_run_announces_its_plan_and_compares_it(
     args = train_args(tiny_model, dataset_dir, tmp_path / "run")
     output = run(args)
     assert output.count("memory plan: ") == 1
-    assert "memory after 5 steps: " in output
+    compared = next(line for line in output.splitlines() if "memory after 5 steps: " in line)
+    assert re.search(r" resident, .*; [\d.]+ MiB planned for tensors$", compared)
     record = json.loads((tmp_path / "run" / "all_results.json").read_bytes())["memory_plan"]
     assert record["predicted_bytes"] == sum(record["classes"].values()) == _plan(args).total
     assert record["measured_bytes"] > 0
+    assert record["measured_as"] == "resident memory"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak")
+def test_the_code_of_libraries_is_not_counted(tmp_path: Path) -> None:
+    size = 64 * 2**20
+    for name, counted in (("data.bin", size), ("library.so.2", 0)):
+        (tmp_path / name).write_bytes(b"\1" * size)
+        meter = PeakMeter(torch.device("cpu"), 1)
+        meter.restart()
+        with (tmp_path / name).open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            assert sum(mapped[:: mmap.PAGESIZE]) == size // mmap.PAGESIZE
+        assert meter.peak_bytes() == pytest.approx(counted, abs=8 * 2**20)
+        mapped.close()
 
 
 _LIMITED = """

@@ -74,7 +74,11 @@ class MemoryCheck:
         """On rank 0, else None."""
         if self._predicted is None:
             return None
-        return {**self._predicted.to_record(), "measured_bytes": self._measured}
+        return {
+            **self._predicted.to_record(),
+            "measured_bytes": self._measured,
+            "measured_as": "tensors" if self._meter.counts_tensors else "resident memory",
+        }
 
     def _predict(self) -> MemoryPlan | None:
         return plan_run(
@@ -89,13 +93,18 @@ class MemoryCheck:
         if self._predicted is None or not measured[0]:
             return
         self._measured = int(measured[0])
-        logger.info(
-            "memory after %d steps: %s measured, %s planned (%+.1f %%)",
-            self._num_steps,
-            size_text(self._measured),
-            size_text(self._predicted.total),
-            100 * (self._predicted.total / self._measured - 1),
-        )
+        found, planned = size_text(self._measured), size_text(self._predicted.total)
+        when = f"memory after {self._num_steps} steps"
+        if self._meter.counts_tensors:
+            off = 100 * (self._predicted.total / self._measured - 1)
+            logger.info("%s: %s measured, %s planned (%+.1f %%)", when, found, planned, off)
+        else:
+            logger.info(
+                "%s: %s resident, with what libraries keep for themselves; %s planned for tensors",
+                when,
+                found,
+                planned,
+            )
 
     def _explanation(self, step: int | None, reason: str) -> str:
         when = "while the model was loaded" if step is None else self._micro_batches_of(step)

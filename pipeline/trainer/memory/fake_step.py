@@ -20,6 +20,7 @@ from transformers import masking_utils
 from pipeline.log import silenced
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.memory.fake_kernels import FakeKernels
 from pipeline.trainer.memory.live_bytes import LiveBytes
 from pipeline.trainer.model import empty_model
 from pipeline.trainer.objective import make_objective
@@ -74,7 +75,7 @@ def simulate_step(
         parameter.register_post_accumulate_grad_hook(
             lambda parameter: live.classify([parameter.grad], GRADIENTS)
         )
-    with fake, live:
+    with fake, FakeKernels(), live:
         optimizer = make_optimizer(model, args)
         if on_accelerator and args.optim == "adamw_torch":
             for group in optimizer.param_groups:  # what the default is there

@@ -8,6 +8,7 @@ import psutil
 import torch
 
 _STATUS = Path("/proc/self/status")
+_MAPPINGS = Path("/proc/self/smaps")
 _CLEAR = Path("/proc/self/clear_refs")
 _FORGET_PEAK = "5"  # Linux, Documentation/filesystems/proc.rst: "reset the peak resident set size"
 
@@ -15,8 +16,9 @@ _FORGET_PEAK = "5"  # Linux, Documentation/filesystems/proc.rst: "reset the peak
 class PeakMeter:
     """Made before the model is loaded: what was there already does not count.
 
-    On an accelerator bytes of tensors (the allocator's peak); on CPU resident memory, which has
-    what libraries take as well. CPUs outside Linux are not measured.
+    On an accelerator bytes of tensors (the allocator's peak); on CPU resident memory without the
+    code of libraries, but with what they keep: oneDNN a kernel for every shape it has met. CPUs
+    outside Linux are not measured.
     """
 
     def __init__(self, device: torch.device, num_processes: int) -> None:
@@ -24,7 +26,9 @@ class PeakMeter:
         self._device = device
         self.room_bytes = _room(device, num_processes)
         """What the model can have."""
-        self._before = 0 if device.type != "cpu" else _resident("VmRSS") or 0
+        self.counts_tensors = device.type != "cpu"
+        """Nothing else."""
+        self._before = 0 if self.counts_tensors else _without_code("VmRSS") or 0
 
     def restart(self) -> None:
         """Forget the peak so far: that of loading."""
@@ -37,21 +41,33 @@ class PeakMeter:
     def peak_bytes(self) -> int | None:
         """Since `restart`. None: this machine does not say."""
         if self._device.type == "cpu":
-            peak = _resident("VmHWM")
+            peak = _without_code("VmHWM")
             return None if peak is None else peak - self._before
         if self._device.type == "mps":
             return None
         return torch.accelerator.max_memory_allocated(self._device)
 
 
-def _resident(field: str) -> int | None:
-    """Bytes, from a line like `VmHWM:  123 kB`."""
+def _without_code(field: str) -> int | None:
+    """Bytes, from a line like `VmHWM:  123 kB`, without the pages of shared libraries."""
     try:
         lines = _STATUS.read_text("ascii").splitlines()
     except OSError:
         return None
     found = [line.split() for line in lines if line.startswith(f"{field}:")]
-    return int(found[0][1]) * 1024 if found else None
+    return int(found[0][1]) * 1024 - _code_bytes() if found else None
+
+
+def _code_bytes() -> int:
+    """Resident pages of shared libraries, which are read in when they are first used."""
+    total, is_library = 0, False
+    for line in _MAPPINGS.read_text("utf-8", errors="replace").splitlines():
+        fields = line.split(maxsplit=5)
+        if not fields[0].endswith(":"):  # address range, rights, offset, device, inode, path
+            is_library = len(fields) == 6 and ".so" in Path(fields[5]).name
+        elif is_library and fields[0] == "Rss:":
+            total += int(fields[1]) * 1024
+    return total
 
 
 def _room(device: torch.device, num_processes: int) -> int:
