@@ -1,4 +1,4 @@
-"""Fine-tuning in the plainest way there is: one sequence at a time, one token's loss at a time."""
+"""Fine-tuning in the plainest way there is: one sequence at a time, one span's loss at a time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,10 +38,10 @@ def reference_run(
         for example in batch:
             log_probabilities = model(torch.tensor([example.ids])).logits[0].log_softmax(dim=-1)
             for span in example.spans:
-                for position in range(span.start, span.end):
-                    token = example.ids[position]
-                    loss = loss - span.weight * log_probabilities[position - 1, token]
-                    total_weight += span.weight
+                positions = torch.arange(span.start, span.end)
+                tokens = torch.tensor(example.ids)[positions]
+                loss = loss - span.weight * log_probabilities[positions - 1, tokens].sum()
+                total_weight += span.weight * len(positions)
         (loss / total_weight).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
         optimizer.step()
