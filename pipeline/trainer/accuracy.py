@@ -47,6 +47,7 @@ class Scorer:
             for begin, end in _MARKERS
             if begin in vocabulary and end in vocabulary
         ]
+        self._decode = tokenizer.decode
         self._text = cache(lambda token: tokenizer.decode([token]))
 
     def count(self, batch: MicroBatch, predictions: torch.Tensor) -> np.ndarray:
@@ -67,6 +68,11 @@ class Scorer:
                     counts["calls"] += 1
                     counts["right_calls"] += bool(call.all())
         return np.array(list(counts.values()))
+
+    def calls(self, tokens: list[int]) -> list[str]:
+        """What stands between the markers of every call that is whole, in order."""
+        found = sorted(self._calls(np.array(tokens)))
+        return [self._decode(tokens[first + 1 : last]) for first, _, last in found]
 
     @staticmethod
     def metrics(counts: np.ndarray) -> dict[str, float]:

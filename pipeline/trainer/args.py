@@ -108,6 +108,13 @@ class TrainingKeys(
             raise ValueError("stage dpo measures rewards/accuracies of pairs; remove it")
         return compute_accuracy
 
+    @field_validator("flash_attn")
+    @classmethod
+    def _samples_need_a_cache(cls, flash_attn: str, info: ValidationInfo) -> str:
+        if flash_attn == "flex" and info.data.get("eval_generation_samples"):
+            raise ValueError("flex cannot generate; set eval_generation_samples to 0, or auto")
+        return flash_attn
+
     @property
     def document_policy(self) -> DocumentPolicy:
         """What becomes of examples that are longer than `cutoff_len`."""

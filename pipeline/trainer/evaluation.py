@@ -29,8 +29,8 @@ class Evaluation:
     num_examples: int
     seconds: float
     scores: dict[str, float] = field(default_factory=dict)
-    """What `compute_accuracy` counts, or the rewards of pairs, by name; of a dataset
-    `<dataset>_<name>`."""
+    """What `compute_accuracy` counts, of the samples, or the rewards of pairs, by name; of a
+    dataset `<dataset>_<name>`."""
 
     def metrics(self) -> dict[str, float]:
         """As Transformers names them."""

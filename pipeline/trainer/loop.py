@@ -7,6 +7,7 @@ for each step:  for each micro-batch: forward, weighted loss / weight of the glo
 import logging
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,7 @@ from pipeline.trainer.evaluation import evaluate, has_stopped_improving
 from pipeline.trainer.lr_schedule import learning_rate_at
 from pipeline.trainer.memory.check import MemoryCheck
 from pipeline.trainer.metrics import STATE_FILE, RunLog
-from pipeline.trainer.output_dir import (
-    STATUS_FILE,
-    Checkpoint,
-)
+from pipeline.trainer.output_dir import STATUS_FILE, Checkpoint
 from pipeline.trainer.parallel.context.context_parallel import ContextParallel
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
@@ -41,9 +39,8 @@ from pipeline.trainer.plot import plot_loss
 from pipeline.trainer.preference import REWARDS, reward_sums
 from pipeline.trainer.reporting.rank_clock import RankClock, reports
 from pipeline.trainer.reporting.step_window import StepWindow
-from pipeline.trainer.resume import (
-    trained_weights,
-)
+from pipeline.trainer.resume import trained_weights
+from pipeline.trainer.samples import SampleWriter
 from pipeline.trainer.stall import StallWatch
 from pipeline.trainer.stop import StopRequest
 
@@ -92,7 +89,13 @@ class Run:
         self._watch = Watch(args.spike_threshold, watched)
         self._anomaly: str | None = None
         self._skipped_in_a_row = 0
-        self._scorer = Scorer(TokenizerSource.of(args).load()) if args.compute_accuracy else None
+        source = TokenizerSource.of(args)
+        self._scorer = Scorer(source.load()) if args.compute_accuracy else None
+        self._samples: SampleWriter | None = None
+        if args.eval_generation_samples:
+            tokenizer, held_out = source.load(), plan.held_out.tolist()
+            stop_tokens = source.stop_tokens(tokenizer)
+            self._samples = SampleWriter(args, self._data, held_out, tokenizer, stop_tokens)
         self._log: RunLog | None = None
         if distributed.is_main:
             self._log = RunLog(args, plan, StepWindow.of(planned, distributed), earlier)
@@ -258,6 +261,9 @@ class Run:
             self._distributed,
             self._scorer,
         )
+        if self._samples is not None:
+            written = self._samples.write(self._step, self._strategy, self._distributed)
+            found = replace(found, scores=found.scores | written)
         self._eval_losses.append(found.loss)
         if self._log is not None:
             self._log.record_evaluation(self._step, found)

@@ -63,6 +63,14 @@ class _Objective(nn.Module):
         return self.model(**self._inputs(batch), logits_to_keep=batch.positions).logits
 
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
+        if batch.cache is not None:
+            return {
+                "input_ids": batch.input_ids,
+                "position_ids": batch.position_ids,
+                "segments": batch.segments,
+                "past_key_values": batch.cache,
+                "use_cache": True,
+            }
         mask: Any = batch.attention_mask
         config = _causal_lm(self.model).config
         if config.get_text_config()._attn_implementation == BLOCK_MASK:

@@ -20,6 +20,7 @@ from pipeline.errors import TrainError
 
 MANIFEST = "checkpoint.json"
 STATUS_FILE = "trainer_status.json"
+SAMPLES_FILE = "eval_samples.jsonl"
 LATEST = "latest"
 RECORD = "record"
 """Directory for the record of a run that is not archived; it is there before the training."""
@@ -37,6 +38,7 @@ _OURS = (
     "train_results.json",
     "all_results.json",
     "eval_results.json",
+    SAMPLES_FILE,
     "training_*.png",
     "undelivered_*.jsonl",
     "runs",

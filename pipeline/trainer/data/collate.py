@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ class MicroBatch:
     """Real tokens, padding not counted."""
     pairs: torch.Tensor | None = None  # (K,) stage dpo: number of the pair that each label is of
     references: torch.Tensor | None = None  # (pairs, 2) log likelihoods before the training
+    cache: Any = None
+    """Keys and values of the tokens before, of transformers; the forward pass adds its own."""
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Without waiting for the copies."""

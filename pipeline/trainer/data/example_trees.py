@@ -57,6 +57,11 @@ class ExampleTrees:
         """One that is alone, or those that share a tree."""
         return [self.store[example] for example in self._examples(document).tolist()]
 
+    def examples_with_rows(self, document: int) -> list[tuple[int, Example]]:
+        """As `examples`, each behind the row of its dataset that it comes from."""
+        examples = self._examples(document).tolist()
+        return [(self.store.row(example), self.store[example]) for example in examples]
+
     def tree(self, document: int) -> PrefixTree:
         """Its examples, every shared token once."""
         first, last = self._bounds[document : document + 2].tolist()

@@ -1,6 +1,6 @@
 """What is measured beside the training loss."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -9,6 +9,14 @@ from pipeline.config.strict import OptionalText, StrictModel
 
 class EvaluationKeys(StrictModel):
     """What is measured beside the training loss."""
+
+    native_keys: ClassVar[frozenset[str]] = frozenset(
+        {
+            "eval_generation_samples",
+            "eval_generation_max_new_tokens",
+            "eval_generation_max_prompt_tokens",
+        }
+    )
 
     val_size: float = Field(default=0.0, ge=0)
     """Rows held out of the training to measure the loss on: below 1 a share, from 1 on a number.
@@ -33,6 +41,28 @@ class EvaluationKeys(StrictModel):
     early_stopping_steps: Annotated[int, Field(ge=1)] | None = None
     """End the training after so many evaluations in a row without a lower `eval_loss`. null: never
     before the last step."""
+
+    eval_generation_samples: int = Field(default=0, ge=0)
+    """Held out turns, the same at every evaluation, that the model writes itself, greedily:
+    `eval_samples.jsonl` has them beside the true ones. 0: none."""
+    eval_generation_max_new_tokens: int = Field(default=256, ge=1)
+    """Tokens after which a sample ends although its turn has not."""
+    eval_generation_max_prompt_tokens: int = Field(default=8192, ge=1)
+    """Turns with more tokens before them are no samples: their keys and values have to fit beside
+    the training."""
+
+    @field_validator("eval_generation_samples")
+    @classmethod
+    def _can_be_generated(cls, count: int, info: ValidationInfo) -> int:
+        if not count:
+            return count
+        if not info.data.get("val_size") and info.data.get("eval_dataset") is None:
+            raise ValueError("there is nothing to take samples of; set val_size or eval_dataset")
+        if info.data.get("stage") != "sft":
+            raise ValueError("is about turns of conversations: stage sft; remove it")
+        if info.data.get("sequence_parallel_size", 1) > 1:
+            raise ValueError("needs sequences that one rank has whole: sequence_parallel_size 1")
+        return count
 
     @field_validator("compute_accuracy")
     @classmethod
