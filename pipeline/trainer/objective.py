@@ -66,10 +66,9 @@ class _Objective(nn.Module):
         if batch.cache is not None:
             return {
                 "input_ids": batch.input_ids,
-                "position_ids": batch.position_ids,
-                "segments": batch.segments,
                 "past_key_values": batch.cache,
                 "use_cache": True,
+                **_documents(batch),
             }
         mask: Any = batch.attention_mask
         config = _causal_lm(self.model).config
