@@ -9,6 +9,7 @@ Standard output: for each, the exit status, once all ranks have ended. As under 
 that fails ends the others; one rank is a process alone.
 """
 
+import faulthandler
 import importlib
 import json
 import os
@@ -68,6 +69,7 @@ def _fork(config: str, rank: int, ranks: int, port: int, log: str) -> int:
     with Path(log).open("ab") as stream, Path(os.devnull).open() as nothing:
         for number, file in enumerate((nothing, stream, stream)):
             os.dup2(file.fileno(), number)
+    faulthandler.enable()
     if ranks > 1:
         os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"}
         os.environ |= {"WORLD_SIZE": f"{ranks}", "LOCAL_WORLD_SIZE": f"{ranks}"}

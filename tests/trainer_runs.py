@@ -182,7 +182,7 @@ class RankServer:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         output = log.read_text("utf-8")
-        assert answer.strip() == str(status), output
+        assert answer.strip() == str(status), f"exit status {answer.strip()}:\n{output}"
         return output
 
     def close(self) -> None:

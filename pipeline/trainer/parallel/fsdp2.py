@@ -6,7 +6,8 @@ gradients are reduced in fp32. Frozen weights are bf16 themselves; adapters besi
 every rank.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -68,8 +69,14 @@ class FullySharded:
         # FSDP averages over ranks; the loss is normalised globally already.
         (loss * self._distributed.world_size).backward()
 
-    def evaluating(self) -> AbstractContextManager[None]:
-        return evaluating(self._objective)
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        with evaluating(self._objective):
+            yield
+        # Without a backward pass parameters stay gathered, and `state` would not find the shards.
+        for module in self._objective.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def step(self, learning_rate: float, accepts: Accepts | None = None) -> torch.Tensor:
         average_gradients(self.model.parameters(), self._distributed)
