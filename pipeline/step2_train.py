@@ -21,6 +21,7 @@ from pipeline.config.schema import Config, Input
 from pipeline.config.secrets import resolve_secret
 from pipeline.config.shipped import resolve_shipped
 from pipeline.errors import ConfigError, InterruptedRun, TrainError
+from pipeline.launch.auto_strategy import choose_deepspeed
 from pipeline.launch.diagnosis import diagnose
 from pipeline.launch.machine import Accelerator, accelerators, cpu_count
 from pipeline.launch.signals import StopRequests
@@ -36,6 +37,7 @@ from pipeline.progress import show_progress
 from pipeline.trainer.args import NATIVE_KEYS, TrainArgs
 from pipeline.trainer.data.dataset import find_datasets
 from pipeline.trainer.keys.finetuning import split_names
+from pipeline.trainer.keys.strategy import AUTO
 from pipeline.trainer.llamafactory_keys import DROPPED_WHEN_FALSE
 from pipeline.trainer.output_dir import (
     LATEST,
@@ -43,6 +45,7 @@ from pipeline.trainer.output_dir import (
     checkpoint_directories,
     find_resume,
 )
+from pipeline.trainer.parallel.groups import num_data_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
         values = {key: value for key, value in values.items() if _llamafactory_takes(key, value)}
     elif given.training.deepspeed is None:
         values["deepspeed"] = None  # not the engine's default
-    if values.get("deepspeed"):
+    if values.get("deepspeed") not in (None, AUTO):
         values["deepspeed"] = str(resolve_shipped(str(values["deepspeed"]))[0])
     trackers = trackers_of(given)
     if trackers:
@@ -161,6 +164,29 @@ def tokenize(values: dict[str, Any]) -> Path:
     for line in report.cutoff_lines():
         logger.info("step 2: %s", line)
     return report.store.directory
+
+
+def decided(config: Config, values: dict[str, Any]) -> dict[str, Any]:
+    """The same keys with `deepspeed: auto` replaced by what this machine has the memory for.
+
+    The tokens are there. Raises: ConfigError: no strategy can run this training.
+    """
+    if values.get("deepspeed") != AUTO:
+        return values
+    from pipeline.trainer.data.store import open_store
+    from pipeline.trainer.planned_run import PlannedRun
+
+    args = TrainArgs.model_validate(values)
+    ranks = nproc_per_node(config)
+    data_ranks = num_data_ranks(ranks, args.sequence_parallel_size)
+    run = PlannedRun.of(args, open_store(args), data_ranks)
+    choice = choose_deepspeed(run, ranks, visible_accelerators(config))
+    logger.log(
+        logging.INFO if choice.fits else logging.WARNING,
+        "step 2: deepspeed auto: %s",
+        choice.describe(),
+    )
+    return {**values, "deepspeed": choice.chosen.deepspeed}
 
 
 def dataset_files(values: dict[str, Any]) -> list[Path]:

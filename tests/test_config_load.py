@@ -423,6 +423,7 @@ def test_llamafactory_keys_and_values_pass_with_its_engine(tmp_path: Path) -> No
         ("lora_rnk: 8", "unknown key; did you mean lora_rank?"),
         ("cutoff_len: 0", "must be a whole number >= 1 (got 0)"),
         ("curriculum: turns", "training.curriculum: only the native engine has it; remove it"),
+        ("deepspeed: auto", "only the native engine has auto; name a DeepSpeed file, or null"),
         ("flash_attn: flex", "flash_attn: only the native engine has flex; set it to auto"),
         ("stage: 5", "must be text (got 5); put it in quotes"),
     ],

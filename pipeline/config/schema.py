@@ -25,6 +25,7 @@ from pipeline.config.secrets import SecretReference
 from pipeline.config.strict import EmptyIsNull, StrictModel, Text
 from pipeline.scaffolds import SCAFFOLDS
 from pipeline.trainer.args import NATIVE_KEYS, TrainingKeys, check_dataset_names, dataset_names
+from pipeline.trainer.keys.strategy import AUTO
 from pipeline.trainer.llamafactory_keys import LLAMAFACTORY_KEYS
 
 SourceType = Literal["harbor_job", "files", "several", "hf_lf", "local_lf"]
@@ -363,6 +364,13 @@ class _WithLlamaFactoryKeys(Training):
         if value != cls.model_fields[info.field_name].default:
             raise ValueError("only the native engine has it; remove it")
         return value
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _is_decided(cls, deepspeed: Any) -> Any:
+        if deepspeed == AUTO:
+            raise ValueError("only the native engine has auto; name a DeepSpeed file, or null")
+        return deepspeed
 
     @field_validator("flash_attn")
     @classmethod

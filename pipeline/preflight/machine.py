@@ -14,6 +14,7 @@ from pipeline.preflight.report import Check, Context
 from pipeline.preflight.train_args import train_args
 from pipeline.step2_train import nproc_per_node, trackers_of, visible_accelerators
 from pipeline.trainer.adapters.quantization import check_quantization
+from pipeline.trainer.keys.strategy import AUTO
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
     offloads_optimizer,
@@ -90,7 +91,7 @@ def check_environment(context: Context) -> Iterator[Check]:
     yield Check("OK", "environment", ", ".join(f"{name} {v}" for name, v in versions.items()))
     if context.given.infrastructure.engine == "native":
         training = context.given.training
-        check_quantization(training, training.deepspeed)
+        check_quantization(training, None if training.deepspeed == AUTO else training.deepspeed)
     torch_version = versions.get("torch", TESTED_TORCH)
     if torch_version.split("+")[0] != TESTED_TORCH:
         yield Check(
@@ -123,6 +124,9 @@ def check_engine(context: Context) -> Iterator[Check]:
         return
     if not given.training.deepspeed:
         yield Check("OK", "engine", "native, DistributedDataParallel")
+        return
+    if given.training.deepspeed == AUTO:
+        yield Check("OK", "engine", f"native, on {ranks} ranks as memory allows (deepspeed auto)")
         return
     path, note = resolve_shipped(str(given.training.deepspeed))
     if note:

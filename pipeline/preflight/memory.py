@@ -2,12 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
+from pipeline.launch.auto_strategy import choose_deepspeed
 from pipeline.launch.machine import memory
 from pipeline.preflight.report import Check, Context
 from pipeline.step2_train import nproc_per_node, visible_accelerators
+from pipeline.trainer.keys.strategy import AUTO
 from pipeline.trainer.memory.units import size_text
 
 if TYPE_CHECKING:
@@ -18,7 +21,17 @@ _TIGHT = 0.9
 
 
 def check_memory(context: Context, planned: "PlannedRun") -> Iterator[Check]:
-    """Nothing where the strategy's keys are wrong, which other checks report."""
+    """Nothing about memory where the strategy's keys are wrong, which other checks report.
+
+    Raises: ConfigError: `deepspeed: auto` finds no strategy.
+    """
+    if planned.args.deepspeed == AUTO:
+        choice = choose_deepspeed(
+            planned, nproc_per_node(context.config), visible_accelerators(context.config)
+        )
+        yield Check("OK", "strategy", choice.describe())
+        changed = {"deepspeed": choice.chosen.deepspeed}
+        planned = replace(planned, args=planned.args.model_copy(update=changed))
     with contextlib.suppress(ConfigError):
         yield _memory_of(context, planned)
 

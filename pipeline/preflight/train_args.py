@@ -3,13 +3,14 @@
 from pipeline.config.shipped import resolve_shipped
 from pipeline.preflight.report import Context
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.keys.strategy import AUTO
 
 
 def train_args(context: Context, model: str = "-") -> TrainArgs:
     """`model`: the directory or Hub id to load from, where that matters."""
     given = context.given
     keys = given.training.model_dump()
-    if keys["deepspeed"]:
+    if keys["deepspeed"] not in (None, AUTO):
         keys["deepspeed"] = str(resolve_shipped(str(keys["deepspeed"]))[0])
     return TrainArgs(
         **keys,

@@ -30,6 +30,7 @@ from pipeline.runs.write_back import collect_output, write_back
 from pipeline.step2_train import (
     Launch,
     dataset_files,
+    decided,
     model_path,
     plan_launch,
     render_train_yaml,
@@ -232,6 +233,7 @@ def _data_and_training(
         if loaded.config.runtime_info.input.infrastructure.engine == "native":
             with stop.interruptible():
                 values["tokenized_path"] = str(tokenize(values))
+                values = decided(loaded.config, values)
             files += dataset_files(values)
         record.add(directory, "datasets.json", _dataset_hashes(paths, files))
     write_text(launch.train_yaml, render_train_yaml(values, loaded.path))

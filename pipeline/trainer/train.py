@@ -22,6 +22,7 @@ from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.flex_attention import check_has_gradients
+from pipeline.trainer.keys.strategy import AUTO
 from pipeline.trainer.loop import Run
 from pipeline.trainer.memory.check import MemoryCheck
 from pipeline.trainer.model import load_config
@@ -59,6 +60,11 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         raise ConfigError(
             f"eval_strategy: {args.eval_strategy}: there is nothing to evaluate on; set val_size "
             "or eval_dataset"
+        )
+    if args.deepspeed == AUTO:
+        raise ConfigError(
+            "deepspeed: auto is decided before the ranks start (sft train); name a DeepSpeed file, "
+            "or write null for DDP"
         )
     device = accelerator_kind(use_cpu=args.use_cpu)
     if args.flash_attn == "flex":

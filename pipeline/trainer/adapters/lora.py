@@ -41,10 +41,9 @@ def attach_lora(model: PreTrainedModel, args: TrainArgs) -> None:
 
     Raises: TrainError: the model has no such targets, or an adapter cannot be loaded.
     """
-    merged = split_names(args.adapter_name_or_path)
-    continued = None if args.create_new_adapter or not merged else merged.pop()
+    merged, continued = _given_adapters(args)
     if is_deepspeed_zero3_enabled():
-        _check_partitioned(args, merged)
+        check_partitioned(args)
     for adapter in merged:
         merge_adapter(model, adapter)
     model.requires_grad_(False)
@@ -198,10 +197,18 @@ def _linear_modules(model: PreTrainedModel) -> list[str]:
     )
 
 
-def _check_partitioned(args: TrainArgs, merged: list[str]) -> None:
-    """Raises: TrainError: what changes the weights themselves, of which a rank holds a part."""
+def _given_adapters(args: TrainArgs) -> tuple[list[str], str | None]:
+    """Those that are merged into the model, and the one that is trained on, if any."""
+    merged = split_names(args.adapter_name_or_path)
+    continued = None if args.create_new_adapter or not merged else merged.pop()
+    return merged, continued
+
+
+def check_partitioned(args: TrainArgs) -> None:
+    """Under ZeRO-3. Raises: TrainError: an adapter that changes the weights themselves, of which a
+    rank holds a part."""
     way_out = "use training.deepspeed: null (DDP) or ds_z2_config.json"
-    if merged:
+    if _given_adapters(args)[0]:
         raise TrainError(
             f"training.adapter_name_or_path: {_SEVERAL}under ZeRO-3 every rank holds a part of it; "
             f"merge them first with sft export, or {way_out}"

@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from pipeline.config.strict import EmptyIsNull, OptionalText, StrictModel
 
+AUTO = "auto"
+"""Of `deepspeed`: decided before the ranks start, which never see it."""
 _SHARDINGS = ("full_shard", "shard_grad_op", "hybrid_shard", "hybrid_shard_zero2")
 _OPTIONS = (*_SHARDINGS, "offload", "auto_wrap")
 _FSDP1_ONLY = (
@@ -70,7 +72,8 @@ class StrategyKeys(StrictModel):
     )
 
     deepspeed: OptionalText = "training_config/deepspeed/ds_z3_config.json"
-    """DeepSpeed JSON, relative to the project root. null: `fsdp` or DistributedDataParallel."""
+    """DeepSpeed JSON, relative to the project root. null: `fsdp` or DistributedDataParallel. auto:
+    the first of DDP, ZeRO-2, ZeRO-3 and these two with offload that fits by its memory plan."""
     fsdp: Annotated[bool | str | None, EmptyIsNull, BeforeValidator(_known_options)] = None
     """Shard weights, gradients and optimizer state with PyTorch's FSDP2: true, or words of
     Transformers: `full_shard`; `shard_grad_op` keeps layers gathered until their backward pass;

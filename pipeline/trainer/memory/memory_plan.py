@@ -20,13 +20,23 @@ from pipeline.trainer.memory.division import (
     divided_by_zero,
     whole_on_every_rank,
 )
-from pipeline.trainer.memory.fake_step import GRADIENTS, OPTIMIZER, WEIGHTS, simulate_step
+from pipeline.trainer.memory.fake_step import (
+    GRADIENTS,
+    OPTIMIZER,
+    WEIGHTS,
+    StepMemory,
+    simulate_step,
+)
 from pipeline.trainer.memory.largest_batch import batch_like, largest_batch
 from pipeline.trainer.memory.units import size_text, unit_of
 from pipeline.trainer.parallel.fsdp_config import sharding_of
 from pipeline.trainer.planned_run import PlannedRun
 
 logger = logging.getLogger(__name__)
+
+
+KnownSteps = dict[bool, StepMemory]
+"""By whether layers run in bf16 with fp32 weights elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +85,11 @@ class MemoryPlan:
         }
 
 
-def plan_run(run: PlannedRun, num_ranks: int, *, on_accelerator: bool) -> MemoryPlan | None:
+def plan_run(
+    run: PlannedRun, num_ranks: int, *, on_accelerator: bool, known: KnownSteps | None = None
+) -> MemoryPlan | None:
     """For the largest micro-batch of the run. None: the model computes with what it reads in its
-    tensors, so it cannot be simulated."""
+    tensors, so it cannot be simulated. `known`: as in `memory_plan`."""
     try:
         return memory_plan(
             run.args,
@@ -85,6 +97,7 @@ def plan_run(run: PlannedRun, num_ranks: int, *, on_accelerator: bool) -> Memory
             Zero.of(run.args, num_ranks),
             num_ranks=num_ranks,
             on_accelerator=on_accelerator,
+            known=known,
         )
     except PipelineError:
         raise
@@ -101,8 +114,12 @@ def memory_plan(
     *,
     num_ranks: int,
     on_accelerator: bool,
+    known: KnownSteps | None = None,
 ) -> MemoryPlan:
     """Of training `batch`, which should be the largest of the run.
+
+    What is in `known` is not simulated again, and what is simulated is added to it: for plans that
+    differ in the strategy alone.
 
     Without `zero` the strategy is FSDP2, where the keys or Accelerate's environment ask for it, or
     DDP.
@@ -114,14 +131,17 @@ def memory_plan(
         share = -(-tokens // args.sequence_parallel_size)
         batch = batch_like(batch, rows, share)
         args = args.model_copy(update={"sequence_parallel_size": 1})
-    step = simulate_step(
-        args,
-        batch,
-        dtype=torch.bfloat16 if low else torch.float32,
-        autocast=args.bf16 and not low,
-        accumulates=args.gradient_accumulation_steps > 1,
-        on_accelerator=on_accelerator,
-    )
+    known = {} if known is None else known
+    if low not in known:
+        known[low] = simulate_step(
+            args,
+            batch,
+            dtype=torch.bfloat16 if low else torch.float32,
+            autocast=args.bf16 and not low,
+            accumulates=args.gradient_accumulation_steps > 1,
+            on_accelerator=on_accelerator,
+        )
+    step = known[low]
     if sharding is not None:
         divided = divided_by_fsdp(
             step,
