@@ -89,13 +89,10 @@ class Run:
         self._watch = Watch(args.spike_threshold, watched)
         self._anomaly: str | None = None
         self._skipped_in_a_row = 0
-        source = TokenizerSource.of(args)
-        self._scorer = Scorer(source.load()) if args.compute_accuracy else None
+        self._scorer = Scorer(TokenizerSource.of(args).load()) if args.compute_accuracy else None
         self._samples: SampleWriter | None = None
         if args.eval_generation_samples:
-            tokenizer, held_out = source.load(), plan.held_out.tolist()
-            stop_tokens = source.stop_tokens(tokenizer)
-            self._samples = SampleWriter(args, self._data, held_out, tokenizer, stop_tokens)
+            self._samples = SampleWriter(args, self._data, plan.held_out.tolist())
         self._log: RunLog | None = None
         if distributed.is_main:
             self._log = RunLog(args, plan, StepWindow.of(planned, distributed), earlier)

@@ -28,6 +28,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.prefix_tree import Segment
+from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.output_dir import SAMPLES_FILE
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
@@ -80,22 +81,18 @@ def choose_samples(
 class SampleWriter:
     """Writes the samples of every evaluation; its methods are called by all ranks."""
 
-    def __init__(
-        self,
-        args: TrainArgs,
-        data: ExampleTrees,
-        held_out: Iterable[int],
-        tokenizer: Any,
-        stop_tokens: Iterable[str],
-    ) -> None:
-        """`stop_tokens`: at which generation stops, beside what ends the true turns."""
+    def __init__(self, args: TrainArgs, data: ExampleTrees, held_out: Iterable[int]) -> None:
+        source = TokenizerSource.of(args)
+        tokenizer = source.load()
         self._file = Path(args.output_dir) / SAMPLES_FILE
         self._max_new_tokens = args.eval_generation_max_new_tokens
         self._pad_token_id = data.store.pad_token_id
         self._tokenizer = tokenizer
         self._scorer = Scorer(tokenizer)
         self._special = frozenset(tokenizer.all_special_ids)
-        self._stops = frozenset(tokenizer.convert_tokens_to_ids(list(stop_tokens)))
+        self._stops = frozenset(
+            tokenizer.convert_tokens_to_ids(list(source.stop_tokens(tokenizer)))
+        )
         self._samples, too_long = choose_samples(
             data,
             held_out,

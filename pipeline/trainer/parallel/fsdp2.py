@@ -34,7 +34,7 @@ from pipeline.trainer.optim import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.fsdp_config import Sharding
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.partitioned_loading import Partitioning
-from pipeline.trainer.parallel.parts import Part, initialize_optimizer_state, local_parts
+from pipeline.trainer.parallel.parts import Part, initialize_optimizer_state, local_parts, share_of
 from pipeline.trainer.parallel.strategy import Accepts, evaluating
 
 
@@ -92,7 +92,10 @@ class FullySharded:
         mesh = self._mesh
         if mesh.ndim == 2 and mesh.get_local_rank("mp_replicate"):
             return []  # the first copy of the model is saved
-        return local_parts(self.model, self._optimizer)
+        parts = local_parts(self.model, self._optimizer)
+        if has_adapter(self.model):  # whole on every rank
+            return share_of(parts, mesh.get_local_rank("mp_shard"), mesh["mp_shard"].size())
+        return parts
 
     def load_state(self, saved: SavedState) -> None:
         initialize_optimizer_state(self._optimizer)
