@@ -44,6 +44,16 @@ def test_what_is_dumped_reads_as_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "resumes"), [("true", "latest"), ("latest", "latest"), ("false", None), ("a/b", "a/b")]
+)
+def test_true_resumes_from_the_latest_checkpoint(
+    tmp_path: Path, line: str, resumes: str | None
+) -> None:
+    args = load_train_args(write(tmp_path, f"{VALID}resume_from_checkpoint: {line}\n"))
+    assert args.resume_from_checkpoint == resumes
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("cutof_len: 5", "5:1: cutof_len: unknown key; did you mean cutoff_len?"),

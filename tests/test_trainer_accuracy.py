@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.errors import ConfigError
 from pipeline.trainer.accuracy import Scorer
 from pipeline.trainer.args import TrainArgs, load_train_args
+from pipeline.trainer.best import has_stopped_improving
 from pipeline.trainer.data.collate import collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree
-from pipeline.trainer.evaluation import has_stopped_improving
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 

@@ -77,6 +77,7 @@ def _save(
         manifest=None if only_model else {},
         model_files=_OneFile(before),  # type: ignore[arg-type]  # what publishing needs of it
         save_total_limit=limit,
+        best_first=[],
     )
     saver = Saver(_OneTensor(before), _ALONE, writer)  # type: ignore[arg-type]
     saver.save(publication, {"trainer_state.json": b"{}"})
@@ -187,7 +188,7 @@ def test_a_full_disk_is_survived_once(
     tmp_path: Path, writer: Writer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def start(step: int) -> None:
-        publication = Publication(tmp_path, step, 1, {}, _OneFile(), 1)  # type: ignore[arg-type]
+        publication = Publication(tmp_path, step, 1, {}, _OneFile(), 1, [])  # type: ignore[arg-type]
         saver.save(publication, {})
 
     saver = Saver(_OneTensor(_nothing), _ALONE, writer)  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.evaluation import Evaluation
-from pipeline.trainer.metrics import STATE_FILE, RunLog
+from pipeline.trainer.metrics import RunLog
+from pipeline.trainer.output_dir import STATE_FILE
 from pipeline.trainer.reporting.rank_clock import RankReport
 from pipeline.trainer.reporting.step_window import StepWindow
 
@@ -81,7 +82,7 @@ def test_a_resumed_log_equals_that_of_an_uninterrupted_run(
     whole = _args(tmp_path / "whole", logging_steps=logging_steps)
     log = _open(whole)
     _record(log, 1, 10)
-    expected = log.finish({})
+    expected = log.finish({}, 10)
     cut = _args(tmp_path / "cut", logging_steps=logging_steps)
     log = _open(cut)
     _record(log, 1, 6)
@@ -91,7 +92,7 @@ def test_a_resumed_log_equals_that_of_an_uninterrupted_run(
         file.write('{"current_steps": 10, "lo')  # killed in the middle of a line
     log = _open(cut, progress)
     _record(log, 7, 10)
-    results = log.finish({})
+    results = log.finish({}, 10)
 
     def curve(output_dir: Path) -> list[Any]:
         lines = read_log(output_dir)
@@ -105,7 +106,7 @@ def test_a_resumed_log_equals_that_of_an_uninterrupted_run(
 def test_finishing_writes_the_results_that_llamafactory_writes(tmp_path: Path) -> None:
     log = _open(_args(tmp_path))
     _record(log, 1, 10)
-    results = log.finish({"total_flos": 1.0})
+    results = log.finish({"total_flos": 1.0}, 10)
     fields = {"epoch", "num_input_tokens_seen", "total_flos", "train_loss", "train_runtime"}
     fields |= {
         "num_anomalies",

@@ -17,7 +17,7 @@ from pipeline.trainer.data.cutoff import CutoffPolicy, DocumentPolicy
 from pipeline.trainer.keys.batches import BatchKeys
 from pipeline.trainer.keys.compute import ComputeKeys
 from pipeline.trainer.keys.data import DataKeys
-from pipeline.trainer.keys.evaluation import EvaluationKeys
+from pipeline.trainer.keys.evaluation import EvaluationKeys, check_multiple
 from pipeline.trainer.keys.finetuning import FinetuningKeys
 from pipeline.trainer.keys.lora import LoraKeys
 from pipeline.trainer.keys.optimization import OptimizationKeys
@@ -114,6 +114,15 @@ class TrainingKeys(
         if flash_attn == "flex" and info.data.get("eval_generation_samples"):
             raise ValueError("flex cannot generate; set eval_generation_samples to 0, or auto")
         return flash_attn
+
+    @field_validator("logging_steps")
+    @classmethod
+    def _checkpoints_are_evaluated_when_logged(cls, steps: int, info: ValidationInfo) -> int:
+        keys = info.data
+        by_steps = keys.get("eval_strategy") == "steps" and keys.get("eval_steps") is None
+        if keys.get("load_best_model_at_end") and by_steps:
+            check_multiple(keys.get("save_steps"), steps, "logging_steps, which eval_steps takes")
+        return steps
 
     @property
     def document_policy(self) -> DocumentPolicy:

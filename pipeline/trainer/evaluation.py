@@ -39,13 +39,6 @@ class Evaluation:
         return {"eval_loss": self.loss, **each, **scores}
 
 
-def has_stopped_improving(losses: list[float], patience: int | None) -> bool:
-    """Whether the last `patience` evaluations all found no lower loss than one before; None: no."""
-    if patience is None or len(losses) <= patience:
-        return False
-    return not min(losses[-patience:]) < min(losses[:-patience])
-
-
 def evaluate(
     args: TrainArgs,
     plan: Plan,

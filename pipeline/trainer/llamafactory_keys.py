@@ -30,7 +30,7 @@ LLAMAFACTORY_KEYS = frozenset(
     fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap galore_layerwise galore_proj_type
     galore_rank galore_scale galore_target galore_update_interval generation_config
     generation_max_length generation_num_beams gradient_checkpointing
-    gradient_checkpointing_kwargs greater_is_better half_precision_backend
+    gradient_checkpointing_kwargs half_precision_backend
     hf_hub_token hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy
     hub_token hyper_parallel_args hyper_parallel_cp_size ignore_data_skip
     ignore_pad_token_for_loss image_do_pan_and_scan image_max_pixels image_min_pixels
@@ -39,11 +39,11 @@ LLAMAFACTORY_KEYS = frozenset(
     jit_mode_eval kt_cpu_activation kt_expert_checkpoint_path kt_lora_expert_intermediate_size
     kt_lora_expert_num kt_non_expert_weight_path kt_use_lora_experts kt_weight_path
     kto_chosen_weight kto_rejected_weight label_names label_smoothing_factor ld_alpha
-    length_column_name length_penalty liger_kernel_config load_best_model_at_end local_rank
+    length_column_name length_penalty liger_kernel_config local_rank
     log_level log_level_replica log_on_each_node logging_dir logging_first_step
     logging_nan_inf_filter logging_strategy
     low_cpu_mem_usage
-    master_addr master_port max_length max_new_tokens media_dir metric_for_best_model
+    master_addr master_port max_length max_new_tokens media_dir
     mixture_of_depths module_dropout ms_hub_token
     neftune_noise_alpha new_special_tokens_config no_cuda num_beams offload_folder
     oft_block_size oft_rank oft_target om_hub_token optim_args optim_target_modules

@@ -19,6 +19,7 @@ from pipeline.errors import InterruptedRun, TrainError
 from pipeline.files import write_bytes, write_json
 from pipeline.trainer.accuracy import Scorer
 from pipeline.trainer.anomaly import Watch
+from pipeline.trainer.best import badness, best_first, has_stopped_improving
 from pipeline.trainer.checkpoint.model_files import ModelFiles
 from pipeline.trainer.checkpoint.saver import Saver, make_writer
 from pipeline.trainer.checkpoint.writer import Publication
@@ -26,11 +27,17 @@ from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.load import load_micro_batch, load_pairs
 from pipeline.trainer.data.prefetch import prefetch
 from pipeline.trainer.data.tokenize import TokenizerSource
-from pipeline.trainer.evaluation import evaluate, has_stopped_improving
+from pipeline.trainer.evaluation import evaluate
 from pipeline.trainer.lr_schedule import learning_rate_at
 from pipeline.trainer.memory.check import MemoryCheck
-from pipeline.trainer.metrics import STATE_FILE, RunLog
-from pipeline.trainer.output_dir import STATUS_FILE, Checkpoint
+from pipeline.trainer.metrics import RunLog
+from pipeline.trainer.output_dir import (
+    STATE_FILE,
+    STATUS_FILE,
+    Checkpoint,
+    checkpoint_directory,
+    step_of,
+)
 from pipeline.trainer.parallel.context.context_parallel import ContextParallel
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
@@ -79,9 +86,11 @@ class Run:
         self._saver = Saver(strategy, distributed, make_writer(args, distributed))
         self._model_files = ModelFiles.of(args, strategy.model)
         earlier = checkpoint.manifest["progress"] if checkpoint else {}
-        self._eval_losses = [
-            entry["eval_loss"] for entry in earlier.get("log_history", []) if "eval_loss" in entry
-        ]
+        self._badness = {
+            entry["step"]: badness(args, entry)
+            for entry in earlier.get("log_history", [])
+            if "eval_loss" in entry
+        }
         self._clock = RankClock(distributed.device)
         self._stall_watch = StallWatch(distributed.rank, args.stall_seconds)
         self._skips = args.on_anomaly == "skip"
@@ -108,13 +117,13 @@ class Run:
             self._step += 1
             if self._is_eval_step():
                 self._evaluate()
-            if self._is_save_step():
+            if self._saves_at(self._step):
                 self._save()
             if stopping and self._step < self._plan.total_steps:
                 self._interrupt(stop)
-            if has_stopped_improving(self._eval_losses, self._args.early_stopping_steps):
+            if has_stopped_improving([*self._badness.values()], self._args.early_stopping_steps):
                 logger.info(
-                    "early_stopping_steps: the last %s evaluations found no lower loss; the "
+                    "early_stopping_steps: the last %s evaluations found nothing better; the "
                     "training ends after step %d of %d",
                     self._args.early_stopping_steps,
                     self._step,
@@ -261,7 +270,7 @@ class Run:
         if self._samples is not None:
             written = self._samples.write(self._step, self._strategy, self._distributed)
             found = replace(found, scores=found.scores | written)
-        self._eval_losses.append(found.loss)
+        self._badness[self._step] = badness(self._args, found.metrics())
         if self._log is not None:
             self._log.record_evaluation(self._step, found)
 
@@ -276,15 +285,15 @@ class Run:
         for step in range(self._step + 1, self._plan.total_steps + 1):
             yield from self._plan.micro_batches(step, self._distributed.data_rank)
 
-    def _is_save_step(self) -> bool:
+    def _saves_at(self, step: int) -> bool:
         args = self._args
         if args.save_strategy == "no":
             return False
-        if self._step == self._plan.total_steps:
+        if step == self._plan.total_steps:
             return True
         if args.save_strategy == "epoch":
-            return self._step in self._plan.epoch_ends
-        return self._step % args.save_steps == 0
+            return step in self._plan.epoch_ends
+        return step % args.save_steps == 0
 
     def _save(self, *, only_model: bool | None = None) -> None:
         """Start to save; the checkpoint is there some steps later, or after `settle`."""
@@ -298,23 +307,36 @@ class Run:
             "world_size": self._distributed.world_size,
         }
         leave_out = self._args.save_only_model if only_model is None else only_model
-        self._saver.save(*self._publication(self._step, None if leave_out else manifest))
+        publication = self._publication(self._step, None if leave_out else manifest)
+        self._saver.save(publication, self._small_files())
         self._saved_step = self._step
 
-    def _publication(
-        self, step: int | None, manifest: dict[str, Any] | None
-    ) -> tuple[Publication, dict[str, bytes]]:
-        """Also: the small files of this rank."""
-        publication = Publication(
+    def _publication(self, step: int | None, manifest: dict[str, Any] | None) -> Publication:
+        return Publication(
             output_dir=self._output_dir,
             step=step,
             world_size=self._distributed.world_size,
             manifest=manifest,
             model_files=self._model_files,
             save_total_limit=self._args.save_total_limit,
+            best_first=self._best_first(),
         )
-        extras = {STATE_FILE: self._log.state()} if self._log else {}
-        return publication, extras
+
+    def _small_files(self) -> dict[str, bytes]:
+        """What this rank adds to a checkpoint or the final model."""
+        best_step = next(iter(self._best_first()), None)
+        return {STATE_FILE: self._log.state(best_step)} if self._log else {}
+
+    def _write_small_files(self) -> None:
+        for name, content in self._small_files().items():
+            write_bytes(self._output_dir / name, content)
+
+    def _best_first(self) -> list[int]:
+        """Steps of evaluated checkpoints, where the best of them is to be the final model."""
+        if not self._args.load_best_model_at_end:
+            return []
+        saved = {step: found for step, found in self._badness.items() if self._saves_at(step)}
+        return best_first(saved)
 
     def _interrupt(self, stop: StopRequest) -> None:
         """Save so that the run can go on from here, and end it."""
@@ -324,13 +346,13 @@ class Run:
         self._saver.settle(must_succeed=True)
         name = stop.signal_name or "a signal to another rank"
         self._write_status("interrupted", signal=name)
+        self._write_small_files()
         if self._log is not None:
-            write_bytes(self._output_dir / STATE_FILE, self._log.state())
             self._log.close()
         self._distributed.close()
         raise InterruptedRun(
             f"{name}: stopped after step {self._step} of {self._plan.total_steps}, saved "
-            f"{self._output_dir / f'checkpoint-{self._step}'}; continue with "
+            f"{checkpoint_directory(self._output_dir, self._step)}; continue with "
             "training.resume_from_checkpoint=latest",
             saved=True,
         )
@@ -339,8 +361,7 @@ class Run:
         """Final weights, tokenizer and results."""
         self._stall_watch.close()
         self._saver.settle(must_succeed=True)
-        self._saver.save(*self._publication(None, None))
-        self._saver.settle(must_succeed=True)
+        model_step = self._save_final_model()
         if self._log is not None:
             documents = self._plan.epochs[0].documents
             tokens = int(self._plan.documents.lengths[documents].sum())
@@ -356,12 +377,28 @@ class Run:
                     "num_rows_rejected": counts.rows_rejected,
                     "num_turns_over_cutoff": counts.turns_over_cutoff,
                     "memory_plan": self._memory.to_record(),
-                }
+                },
+                model_step,
             )
             if self._args.plot_loss:
                 plot_loss(self._log.losses(), self._output_dir / "training_loss.png")
             logger.info("train loss %.4f, model in %s", results["train_loss"], self._output_dir)
         self._write_status("completed")
+
+    def _save_final_model(self) -> int:
+        """The model as it is, or of the best checkpoint. Returns: the step that it was made in."""
+        publication = self._publication(None, None)
+        best = publication.best_checkpoint()
+        if best is None or step_of(best) == self._step:
+            self._saver.save(publication, self._small_files())
+            self._saver.settle(must_succeed=True)
+            return self._step
+        self._distributed.barrier()  # all ranks have looked
+        if self._distributed.is_main:
+            publication.copy_model(best)
+            logger.info("load_best_model_at_end: the model is that of %s", best)
+        self._write_small_files()
+        return step_of(best)
 
     def close(self) -> None:
         self._saver.close()

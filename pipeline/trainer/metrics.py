@@ -14,8 +14,10 @@ from typing import Any
 
 from pipeline.files import to_json, write_json, write_text
 from pipeline.trainer.args import TrainArgs
+from pipeline.trainer.best import best_metric_name
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.evaluation import Evaluation
+from pipeline.trainer.output_dir import checkpoint_directory
 from pipeline.trainer.reporting.delivery import Deliveries
 from pipeline.trainer.reporting.rank_clock import RankReport
 from pipeline.trainer.reporting.step_window import StepWindow
@@ -23,7 +25,6 @@ from pipeline.trainer.reporting.step_window import StepWindow
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "trainer_log.jsonl"
-STATE_FILE = "trainer_state.json"
 
 
 class RunLog:
@@ -178,13 +179,21 @@ class RunLog:
             "rewards_since_log": self._rewards_since_log,
         }
 
-    def state(self) -> bytes:
-        """The content of trainer_state.json, with the fields of Transformers' TrainerState."""
+    def state(self, best_step: int | None = None) -> bytes:
+        """The content of trainer_state.json, with the fields of Transformers' TrainerState.
+
+        `best_step`: that of the best checkpoint, if it is to be the final model.
+        """
+        best: dict[str, Any] = {}
+        if best_step is not None:
+            (entry,) = (e for e in self._evaluations() if e["step"] == best_step)
+            best["metric"] = entry[best_metric_name(self._args)]
+            best["checkpoint"] = str(checkpoint_directory(self._output_dir, best_step))
         return to_json(
             {
-                "best_global_step": None,
-                "best_metric": None,
-                "best_model_checkpoint": None,
+                "best_global_step": best_step,
+                "best_metric": best.get("metric"),
+                "best_model_checkpoint": best.get("checkpoint"),
                 "epoch": self._plan.epoch_at(self._step),
                 "eval_steps": self._args.eval_steps,
                 "global_step": self._step,
@@ -205,8 +214,9 @@ class RunLog:
             }
         )
 
-    def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
-        """Write the closing line and train_results.json; returns the results."""
+    def finish(self, extra: dict[str, Any], model_step: int) -> dict[str, Any]:
+        """Write the closing line and train_results.json; returns the results, with those of the
+        evaluation of the final model, which was made in `model_step`."""
         self._append(self._position())
         results = {
             "effective_tokens_per_sec": round(self._tokens / max(self.seconds, 1e-9), 2),
@@ -223,7 +233,7 @@ class RunLog:
             **extra,
         }
         write_json(self._output_dir / "train_results.json", results, indent=4)
-        evaluations = [entry for entry in self._history if "eval_loss" in entry]
+        evaluations = [e for e in self._evaluations() if e["step"] <= model_step]
         if evaluations:
             last = {key: value for key, value in evaluations[-1].items() if key != "step"}
             write_json(self._output_dir / "eval_results.json", last, indent=4)
@@ -242,6 +252,9 @@ class RunLog:
     def losses(self) -> list[tuple[int, float]]:
         """Step and training loss."""
         return [(entry["step"], entry["loss"]) for entry in self._history if "loss" in entry]
+
+    def _evaluations(self) -> list[dict[str, Any]]:
+        return [entry for entry in self._history if "eval_loss" in entry]
 
     def _position(self) -> dict[str, Any]:
         total = self._plan.total_steps

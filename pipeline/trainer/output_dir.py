@@ -20,6 +20,10 @@ from pipeline.errors import TrainError
 
 MANIFEST = "checkpoint.json"
 STATUS_FILE = "trainer_status.json"
+STATE_FILE = "trainer_state.json"
+"""Of the output directory and of every checkpoint: Transformers' TrainerState."""
+STATE_DIR = "state"
+"""Of a checkpoint: weights and optimizer, to be continued from."""
 SAMPLES_FILE = "eval_samples.jsonl"
 LATEST = "latest"
 RECORD = "record"
@@ -149,6 +153,15 @@ def checkpoint_directories(output_dir: Path) -> list[Path]:
         if path.is_dir() and (match := _CHECKPOINT.fullmatch(path.name))
     ]
     return [path for _, path in sorted(found)]
+
+
+def checkpoint_directory(output_dir: Path, step: int) -> Path:
+    return output_dir / f"checkpoint-{step}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Undo `checkpoint_directory`."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def latest_checkpoint(output_dir: Path) -> Checkpoint | None:

@@ -21,9 +21,9 @@ import torch
 from safetensors import safe_open
 
 from pipeline.errors import TrainError
+from pipeline.trainer.output_dir import STATE_DIR
 from pipeline.trainer.parallel.parts import WEIGHT, Part
 
-STATE_DIR = "state"
 MAX_FILE_BYTES = 4 << 30
 """Files are hashed side by side; one large one would keep a single core busy."""
 ALIGNMENT = 64

@@ -20,11 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import sync_directory, write_json
+from pipeline.files import sync_directory, sync_file, write_json
 from pipeline.trainer.output_dir import (
     MANIFEST,
+    STATE_DIR,
+    STATE_FILE,
     FileRecord,
     checkpoint_directories,
+    checkpoint_directory,
     read_records,
 )
 
@@ -36,6 +39,8 @@ logger = logging.getLogger(__name__)
 _THREADS = 4
 _CHUNK_BYTES = 16 << 20
 _RECEIPT = "receipt-{:05d}.json"
+_NO_MODEL = (STATE_DIR, MANIFEST, STATE_FILE, "rng_state_*.pth")
+"""What a checkpoint holds beside the files of a model."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Publication:
     """None: the model alone, which cannot be resumed."""
     model_files: "ModelFiles"
     save_total_limit: int | None
+    best_first: list[int]
+    """Steps that were evaluated, if the best checkpoint is to be kept."""
 
     @property
     def partial(self) -> Path:
@@ -68,7 +75,9 @@ class Publication:
 
     @property
     def target(self) -> Path:
-        return self.output_dir if self.step is None else self.output_dir / f"checkpoint-{self.step}"
+        if self.step is None:
+            return self.output_dir
+        return checkpoint_directory(self.output_dir, self.step)
 
     def __call__(self) -> None:
         """Raises: OSError: a file cannot be written; what was there before is as it was."""
@@ -80,7 +89,7 @@ class Publication:
             records.update(read_records(receipt))
             receipt.unlink()
         if self.manifest is None:
-            shutil.rmtree(partial / "state")
+            shutil.rmtree(partial / STATE_DIR)
         written = {str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file()}
         rest = sorted(written - records.keys())
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -98,11 +107,29 @@ class Publication:
         sync_directory(self.output_dir)
         self._rotate()
 
+    def best_checkpoint(self) -> Path | None:
+        """Of those that are there."""
+        directories = (checkpoint_directory(self.output_dir, step) for step in self.best_first)
+        return next((directory for directory in directories if directory.is_dir()), None)
+
+    def copy_model(self, checkpoint: Path) -> None:
+        """Let the final model be that of a checkpoint. Raises: OSError."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        shutil.copytree(checkpoint, self.partial, ignore=shutil.ignore_patterns(*_NO_MODEL))
+        for path in self.partial.rglob("*"):
+            if path.is_file():
+                sync_file(path)
+        _move_files(self.partial, self.target)
+
     def _rotate(self) -> None:
-        """Keep the newest; called only after this one is complete."""
+        """Keep the newest and the best; called only after this one is complete."""
         if self.save_total_limit is None:
             return
-        for directory in checkpoint_directories(self.output_dir)[: -self.save_total_limit]:
+        directories = checkpoint_directories(self.output_dir)
+        kept = {directories[-1], self.best_checkpoint()}
+        removable = [directory for directory in directories if directory not in kept]
+        surplus = max(len(directories) - self.save_total_limit, 0)
+        for directory in removable[:surplus]:
             logger.info("removing %s (save_total_limit %d)", directory, self.save_total_limit)
             shutil.rmtree(directory)
 

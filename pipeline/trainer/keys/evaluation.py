@@ -7,6 +7,15 @@ from pydantic import Field, ValidationInfo, field_validator
 from pipeline.config.strict import OptionalText, StrictModel
 
 
+def check_multiple(save_steps: int | None, every: int | None, name: str) -> None:
+    """Raises: ValueError: not every checkpoint is evaluated."""
+    if save_steps and every and save_steps % every:
+        raise ValueError(
+            f"load_best_model_at_end needs evaluated checkpoints, but save_steps ({save_steps}) is "
+            f"no multiple of {name} ({every}); make it one"
+        )
+
+
 class EvaluationKeys(StrictModel):
     """What is measured beside the training loss."""
 
@@ -38,10 +47,6 @@ class EvaluationKeys(StrictModel):
     """Also measure how often the likeliest token is the right one (`eval_accuracy`, as in
     LLaMA-Factory the mean over examples), and the same of tool calls: `eval_call_accuracy` and
     `eval_argument_accuracy` of their tokens, `eval_call_exact_match` of whole calls."""
-    early_stopping_steps: Annotated[int, Field(ge=1)] | None = None
-    """End the training after so many evaluations in a row without a lower `eval_loss`. null: never
-    before the last step."""
-
     eval_generation_samples: int = Field(default=0, ge=0)
     """Held out turns, the same at every evaluation, that the model writes itself, greedily:
     `eval_samples.jsonl` has them beside the true ones. 0: none."""
@@ -50,6 +55,18 @@ class EvaluationKeys(StrictModel):
     eval_generation_max_prompt_tokens: int = Field(default=8192, ge=1)
     """Turns with more tokens before them are no samples: their keys and values have to fit beside
     the training."""
+
+    early_stopping_steps: Annotated[int, Field(ge=1)] | None = None
+    """End the training after so many evaluations in a row without a better one. null: never
+    before the last step."""
+    load_best_model_at_end: bool = False
+    """Make the final model of the checkpoint with the best evaluation, which `save_total_limit`
+    then keeps beside the newest. Checkpoints are to be saved where the model is evaluated."""
+    metric_for_best_model: OptionalText = None
+    """What an evaluation measures that decides which is the best, here and for
+    `early_stopping_steps`: `eval_accuracy` ... null: `eval_loss`."""
+    greater_is_better: bool | None = None
+    """Whether more of that metric is better. null: yes, unless its name ends with `loss`."""
 
     @field_validator("eval_generation_samples")
     @classmethod
@@ -77,6 +94,31 @@ class EvaluationKeys(StrictModel):
         if early_stopping_steps is not None and info.data.get("eval_strategy") == "no":
             raise ValueError("needs evaluations: set eval_strategy to steps or epoch")
         return early_stopping_steps
+
+    @field_validator("load_best_model_at_end")
+    @classmethod
+    def _checkpoints_are_evaluated(cls, load_best: bool, info: ValidationInfo) -> bool:
+        keys = info.data
+        strategies = keys.get("save_strategy"), keys.get("eval_strategy")
+        if not load_best or None in strategies:
+            return load_best
+        if strategies[0] != strategies[1] or "no" in strategies:
+            raise ValueError(
+                f"needs evaluated checkpoints, but eval_strategy is {strategies[1]} and "
+                f"save_strategy {strategies[0]}; set both to steps or both to epoch"
+            )
+        if strategies[0] == "steps":
+            check_multiple(keys.get("save_steps"), keys.get("eval_steps"), "eval_steps")
+        return load_best
+
+    @field_validator("metric_for_best_model")
+    @classmethod
+    def _is_measured(cls, metric: str | None, info: ValidationInfo) -> str | None:
+        more = ("compute_accuracy", "eval_on_each_dataset", "eval_generation_samples")
+        is_more = info.data.get("stage") == "dpo" or any(info.data.get(key) for key in more)
+        if metric not in (None, "loss", "eval_loss") and not is_more:
+            raise ValueError(f"only eval_loss is measured; for more set {' or '.join(more)}")
+        return metric
 
     @field_validator("eval_dataset")
     @classmethod
