@@ -121,18 +121,3 @@ def test_directory_outside_git_or_before_its_first_commit_has_no_state(tmp_path:
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     assert git_state(tmp_path) is None
     assert git_state(tmp_path / "missing") is None
-
-
-@pytest.mark.parametrize("installed", [True, False])
-def test_libaio_is_there_when_a_program_links(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: bool
-) -> None:
-    compiler = tmp_path / "c++"
-    linked = "0" if installed else "1"
-    compiler.write_text(f"""#!/bin/sh
-        grep -q '<libaio.h>' || exit 2
-        case "$*" in *-laio*) exit {linked};; *) exit 2;; esac
-    """)
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    assert machine.has_libaio() is installed

@@ -358,18 +358,6 @@ def test_offload_without_compiler_is_found(config: Path, monkeypatch: pytest.Mon
     assert found.endswith("no C++ compiler; install g++ or use a DeepSpeed file without offload")
 
 
-def test_offload_to_nvme_without_libaio_is_found(config: Path, monkeypatch: pytest.MonkeyPatch):
-    file = config.parent / "nvme.json"
-    nvme = {"device": "nvme", "nvme_path": str(config.parent)}
-    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_optimizer": nvme}}))
-    monkeypatch.setattr(machine, "has_libaio", lambda: False)
-    (found,) = of("engine", bad(config, f"training.deepspeed={file}"))
-    assert found == (
-        "FAIL  engine: nvme.json offloads to NVMe, for which DeepSpeed needs libaio and its "
-        "headers; install libaio-dev (libaio-devel), or offload to cpu"
-    )
-
-
 def test_the_python_of_llamafactory_is_tried(config: Path):
     engine = ("infrastructure.engine=llamafactory", "training.deepspeed=null")
     found = bad(config, *engine, "infrastructure.llamafactory_python=/nowhere/python")

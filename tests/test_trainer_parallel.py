@@ -224,13 +224,17 @@ def test_kill_9_of_all_ranks_during_a_save_is_survived(runs: _Runs) -> None:
 
 
 @pytest.mark.slow
-def test_offload_to_nvme_without_libaio_is_refused(runs: _Runs) -> None:
-    nvme = {"device": "nvme", "nvme_path": str(runs.directory)}
-    file = runs.directory / "nvme.json"
-    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_optimizer": nvme}}))
-    args = runs.args("one process", "nvme", deepspeed=str(file))
-    output = run(args, status=1, CC="false")  # nothing can be linked
-    assert f"{file}: offload to NVMe needs libaio and its headers, which are missing;" in output
+@pytest.mark.parametrize("stage", [2, 3])
+def test_what_is_offloaded_to_the_host_is_resumed_bit_for_bit(runs: _Runs, stage: int) -> None:
+    deepspeed = ROOT / f"training_config/deepspeed/ds_z{stage}_offload_config.json"
+    name = f"zero-{stage} offloaded"
+    args = runs.args(f"zero-{stage}", name, deepspeed=str(deepspeed), save_steps=4)
+    run(args, ranks=2)
+    whole = losses(Path(args.output_dir))
+    assert whole == pytest.approx(losses(runs.uninterrupted("one process")), abs=1e-5)
+    shutil.rmtree(Path(args.output_dir) / f"checkpoint-{_STEPS}")
+    run(args.model_copy(update={"resume_from_checkpoint": "latest"}), ranks=2)
+    assert losses(Path(args.output_dir)) == whole
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,16 +188,6 @@ def compiler() -> str | None:
     """Path of the C++ compiler that torch and DeepSpeed would build extensions with."""
     names = (os.environ.get("CXX"), "c++", "g++", "clang++")
     return next((path for name in names if name and (path := shutil.which(name))), None)
-
-
-def has_libaio() -> bool:
-    """A program that uses libaio can be compiled and linked, as DeepSpeed's would be."""
-    found = compiler()
-    if found is None:
-        return False
-    argv = [found, "-x", "c++", "-", "-laio", "-o", os.devnull]
-    program = b"#include <libaio.h>\nint main() { io_submit(0, 0, 0); }\n"
-    return subprocess.run(argv, input=program, capture_output=True, check=False).returncode == 0
 
 
 def describe() -> dict[str, Any]:

@@ -19,7 +19,6 @@ from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
     offloads_optimizer,
     read_deepspeed_config,
-    uses_nvme,
 )
 from pipeline.trainer.parallel.fsdp_config import sharding_of
 from pipeline.trainer.reporting.trackers import is_installed
@@ -144,13 +143,6 @@ def check_engine(context: Context) -> Iterator[Check]:
             f"{path.name} moves the optimizer to the CPU, for which DeepSpeed compiles C++ code, "
             "but there is no C++ compiler",
             "install g++ or use a DeepSpeed file without offload",
-        )
-    elif uses_nvme(config) and not machine.has_libaio():
-        yield Check(
-            "FAIL",
-            "engine",
-            f"{path.name} offloads to NVMe, for which DeepSpeed needs libaio and its headers",
-            "install libaio-dev (libaio-devel), or offload to cpu",
         )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigError
 from pipeline.trainer.adapters.trained import num_elements
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint.state_files import SavedState
@@ -21,7 +20,6 @@ from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
     offloads_optimizer,
     read_deepspeed_config,
-    uses_nvme,
 )
 from pipeline.trainer.parallel.deepspeed_state import load_zero_state, zero_state
 from pipeline.trainer.parallel.interface import Distributed
@@ -42,12 +40,6 @@ class DeepSpeed:
         config = fill_deepspeed_config(
             read_deepspeed_config(path), path, args, distributed.world_size, hidden_size
         )
-        if uses_nvme(config):
-            _check_libaio(deepspeed, path)
-            raise ConfigError(
-                f"{path}: offload to NVMe: its weights and optimizer state cannot be saved in "
-                "checkpoints; offload to cpu"
-            )
         self._stage: int = config["zero_optimization"]["stage"]
         self.name = f"DeepSpeed ZeRO stage {self._stage}"
         if self._stage == 3:
@@ -112,15 +104,6 @@ class DeepSpeed:
             betas=(self._args.adam_beta1, self._args.adam_beta2),
             eps=self._args.adam_epsilon,
             adamw_mode=True,
-        )
-
-
-def _check_libaio(deepspeed: Any, path: Path) -> None:
-    """Raises: ConfigError: DeepSpeed cannot build what reads and writes the disk."""
-    if not deepspeed.ops.op_builder.AsyncIOBuilder().is_compatible(verbose=False):
-        raise ConfigError(
-            f"{path}: offload to NVMe needs libaio and its headers, which are missing; install "
-            "libaio-dev (libaio-devel), or offload to cpu"
         )
 
 

@@ -123,10 +123,6 @@ def offloads_optimizer(config: dict[str, Any]) -> bool:
     return _offload_device(config["zero_optimization"], "offload_optimizer") != "none"
 
 
-def uses_nvme(config: dict[str, Any]) -> bool:
-    return any(_offload_device(config["zero_optimization"], key) == "nvme" for key in _OFFLOADED)
-
-
 def _offload_device(zero: dict[str, Any], key: str) -> str:
     return (zero.get(key) or {}).get("device", "none")
 
@@ -138,15 +134,18 @@ def _check_offload(zero: dict[str, Any], key: str, path: Path) -> None:
     if not isinstance(section, dict):
         raise ConfigError(f'{where}: not an object (got {section}); write {{"device": "cpu"}}')
     device = _offload_device(zero, key)
-    if device not in ("none", "cpu", "nvme"):
-        raise ConfigError(f"{where}.device must be none, cpu or nvme (got {device})")
-    needed = 3 if key == "offload_param" or device == "nvme" else 1
+    if device == "nvme":
+        raise ConfigError(
+            f"{where}.device: what DeepSpeed keeps on NVMe cannot be saved in checkpoints; "
+            "offload to cpu, or use more ranks"
+        )
+    if device not in ("none", "cpu"):
+        raise ConfigError(f"{where}.device must be none or cpu (got {device})")
+    needed = 3 if key == "offload_param" else 1
     if device != "none" and zero["stage"] < needed:
         raise ConfigError(
             f"{where}: stage {zero['stage']} cannot keep that on {device}; use stage {needed}"
         )
-    if device == "nvme" and not section.get("nvme_path"):
-        raise ConfigError(f"{where}: nvme_path is missing; name a directory on a local NVMe disk")
 
 
 def _agree(
