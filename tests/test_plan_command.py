@@ -116,6 +116,10 @@ def test_the_plan_in_words(args: TrainArgs) -> None:
     assert lines[2].startswith("data: 24 rows, ")
     assert lines[3].startswith(f"fill {told['fill']:.4f} | balance 1.0000")
     assert lines[4].startswith("lost: 0 tokens by the plan; ")
+    assert lines[-2] == (
+        f"time: {told['time']['useful_flops']:.3g} useful FLOP in {told['steps']} steps; how long "
+        "they take is known when some have run"
+    )
     assert re.match(r"memory: [\d.]+ MiB per rank at its peak \(", lines[-1])
     assert told["memory"]["predicted_bytes"] == sum(told["memory"]["classes"].values())
     assert told["computed_tokens"] < told["tokens"]
@@ -126,7 +130,7 @@ def test_the_plan_in_words(args: TrainArgs) -> None:
     )
     separate = _plan(args.model_copy(update={"share_prefixes": False})).splitlines()
     assert separate[1].endswith(f"{told['examples']} examples; 0 more are held out")
-    assert len(separate) == 6
+    assert len(separate) == 7
 
 
 @pytest.mark.parametrize("packing", [True, False])

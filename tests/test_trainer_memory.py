@@ -219,7 +219,13 @@ def test_a_run_announces_its_plan_and_compares_it(
     assert output.count("memory plan: ") == 1
     compared = next(line for line in output.splitlines() if "memory after 5 steps: " in line)
     assert re.search(r" resident, .*; [\d.]+ MiB planned for tensors$", compared)
-    record = json.loads((tmp_path / "run" / "all_results.json").read_bytes())["memory_plan"]
+    assert output.count("time plan: ") == 1
+    assert "; the other 1 steps take about 0:00:0" in output
+    results = json.loads((tmp_path / "run" / "all_results.json").read_bytes())
+    assert results["time_plan"]["useful_flops"] > 0
+    assert results["time_plan"]["predicted_seconds"] is None, "a CPU has no known peak"
+    assert results["time_plan"]["projected_seconds"] > 0
+    record = results["memory_plan"]
     assert record["predicted_bytes"] == sum(record["classes"].values()) == _plan(args).total
     assert record["measured_bytes"] > 0
     assert record["measured_as"] == "resident memory"

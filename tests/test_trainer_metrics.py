@@ -21,6 +21,7 @@ from pipeline.trainer.metrics import RunLog
 from pipeline.trainer.output_dir import STATE_FILE
 from pipeline.trainer.reporting.rank_clock import RankReport
 from pipeline.trainer.reporting.step_window import StepWindow
+from pipeline.trainer.reporting.time_plan import TimePlan
 
 
 def _args(output_dir: Path, **changes: Any) -> TrainArgs:
@@ -32,7 +33,8 @@ def _open(args: TrainArgs, earlier: dict[str, Any] | None = None) -> RunLog:
     documents = Documents.from_lengths(np.full(16, 10))
     plan = Plan.of(args, documents, 1, CROSSOVER)
     window = StepWindow(plan, num_devices=2, useful_flops=lambda _: 6e12, peak_flops=1e15)
-    return RunLog(args, plan, window, earlier or {})
+    time_plan = TimePlan(np.full(10, 6e12), num_devices=2, peak_flops=1e15)
+    return RunLog(args, plan, window, time_plan, earlier or {})
 
 
 def _record(log: RunLog, first: int, last: int) -> None:
@@ -114,6 +116,7 @@ def test_finishing_writes_the_results_that_llamafactory_writes(tmp_path: Path) -
         "train_samples_per_second",
         "train_steps_per_second",
         "effective_tokens_per_sec",
+        "time_plan",
     }
     assert results.keys() == fields
     assert results["train_loss"] == pytest.approx(sum(1 / k for k in range(1, 11)) / 10)

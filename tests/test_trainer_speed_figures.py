@@ -117,7 +117,8 @@ def test_useful_flops_are_those_that_a_training_step_runs() -> None:
     ids = torch.arange(50)[None]
     with FlopCounterMode(display=False) as counter:
         model(ids, labels=ids, use_cache=False).loss.backward()
-    useful = ModelFlops.of(model).useful(50, 2 * 50 * 50, 50)
+    numbers = (np.asarray([number]) for number in (50, 2 * 50 * 50, 50))
+    [useful] = ModelFlops.of(model).useful(*numbers)
     # The first layer's input needs no gradient of its own, but all weights do.
     assert useful == pytest.approx(counter.get_total_flops(), rel=0.02)
 

@@ -43,8 +43,10 @@ def plan(
     from pipeline.trainer.data.plan_report import PlanQuality, report
     from pipeline.trainer.memory.memory_plan import plan_run
     from pipeline.trainer.parallel.groups import num_data_ranks
+    from pipeline.trainer.peak_flops import peak_of
     from pipeline.trainer.planned_run import PlannedRun
     from pipeline.trainer.preview.check import check_tensors
+    from pipeline.trainer.reporting.time_plan import TimePlan
 
     args = load_train_args(train_yaml)
     with StopRequests() as stop, stop.interruptible():
@@ -62,17 +64,23 @@ def plan(
         if check:
             with show_progress("check", "examples") as shown:
                 found["check"] = check_tensors(planned, shown).to_record()
-        memory = plan_run(planned, ranks, on_accelerator=not args.use_cpu and bool(accelerators()))
+        devices = [] if args.use_cpu else accelerators()
+        peaks = [peak_of(device.name) for device in devices] or [None]
+        time = TimePlan.of(planned, ranks, None if None in peaks else min(filter(None, peaks)))
+        found["time"] = time.to_record()
+        memory = plan_run(planned, ranks, on_accelerator=bool(devices))
         found["memory"] = None if memory is None else memory.to_record()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        typer.echo("\n".join(_lines(found, planned.args, memory and memory.describe())))
+        typer.echo(
+            "\n".join(_lines(found, planned.args, time.describe(), memory and memory.describe()))
+        )
     if check and not found["check"]["is_equal"]:
         raise typer.Exit(int(ExitCode.FAILED))
 
 
-def _lines(found: dict[str, Any], args: "TrainArgs", memory: str | None) -> list[str]:
+def _lines(found: dict[str, Any], args: "TrainArgs", time: str, memory: str | None) -> list[str]:
     documents = "trees of examples" if args.share_prefixes else "examples"
     what = "packed sequences" if args.packs else documents
     ranks = f"{found['world_size']} ranks"
@@ -110,6 +118,7 @@ def _lines(found: dict[str, Any], args: "TrainArgs", memory: str | None) -> list
             f"shared prefixes: the {found['tokens']:,} tokens of {found['examples']:,} examples "
             f"are computed as {found['computed_tokens']:,}, {ratio:.1f} times fewer"
         )
+    lines.append(f"time: {time}")
     if memory is not None:
         lines.append(f"memory: {memory}")
     return lines + (_check_lines(found["check"]) if "check" in found else [])

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -49,11 +50,13 @@ class ModelFlops:
             return _NEVER
         return max(1, round(self.matmul_parameters / self.attention_width))
 
-    def useful(self, tokens: int, attention: int, trained_tokens: int) -> float:
+    def useful(
+        self, tokens: np.ndarray, attention: np.ndarray, trained_tokens: np.ndarray
+    ) -> np.ndarray:
         """Floating-point operations that training needs: forward, and backward twice as many.
 
-        Neither padding counts nor what is computed again. `attention`: the squares of the lengths
-        of all documents together (`Documents.attention`).
+        All (documents,). Neither padding counts nor what is computed again. `attention`: the
+        squares of the lengths (`Documents.attention`).
         """
         forward = self.matmul_parameters * tokens + self.attention_width * attention
         return 3 * 2.0 * (forward + self.head_parameters * trained_tokens)

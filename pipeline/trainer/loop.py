@@ -41,11 +41,13 @@ from pipeline.trainer.output_dir import (
 from pipeline.trainer.parallel.context.context_parallel import ContextParallel
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
+from pipeline.trainer.peak_flops import peak_bf16_flops
 from pipeline.trainer.planned_run import PlannedRun
 from pipeline.trainer.plot import plot_loss
 from pipeline.trainer.preference import REWARDS, reward_sums
 from pipeline.trainer.reporting.rank_clock import RankClock, reports
 from pipeline.trainer.reporting.step_window import StepWindow
+from pipeline.trainer.reporting.time_plan import TimePlan
 from pipeline.trainer.resume import trained_weights
 from pipeline.trainer.samples import SampleWriter
 from pipeline.trainer.stall import StallWatch
@@ -104,11 +106,16 @@ class Run:
             self._samples = SampleWriter(args, self._data, plan.held_out.tolist())
         self._log: RunLog | None = None
         if distributed.is_main:
-            self._log = RunLog(args, plan, StepWindow.of(planned, distributed), earlier)
+            devices = distributed.world_size
+            time_plan = TimePlan.of(planned, devices, peak_bf16_flops(distributed.device))
+            window = StepWindow(plan, devices, time_plan.of_step, time_plan.peak_flops)
+            self._log = RunLog(args, plan, window, time_plan, earlier)
         self._wandb_run_id = self._log.wandb_run_id if self._log else None
 
     def steps(self, stop: StopRequest) -> None:
         self._write_status("running")
+        if self._log is not None:
+            self._log.time.announce()
         while self._step < self._plan.total_steps:
             self._stall_watch.begin(self._step + 1)
             with self._memory.of_step(self._step + 1):

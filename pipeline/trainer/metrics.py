@@ -21,6 +21,7 @@ from pipeline.trainer.output_dir import checkpoint_directory
 from pipeline.trainer.reporting.delivery import Deliveries
 from pipeline.trainer.reporting.rank_clock import RankReport
 from pipeline.trainer.reporting.step_window import StepWindow
+from pipeline.trainer.reporting.time_plan import TimeCheck, TimePlan
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,12 @@ class RunLog:
     """The record of one run on rank 0. Continues an earlier segment when it was resumed."""
 
     def __init__(
-        self, args: TrainArgs, plan: Plan, window: StepWindow, earlier: dict[str, Any]
+        self,
+        args: TrainArgs,
+        plan: Plan,
+        window: StepWindow,
+        time_plan: TimePlan,
+        earlier: dict[str, Any],
     ) -> None:
         """`earlier` is `progress()` of the checkpoint that the run continues, or empty."""
         self._args = args
@@ -50,6 +56,7 @@ class RunLog:
         self._last_tokens = self._tokens
         self._since_log: list[float] = earlier.get("losses_since_log", [])
         self._rewards_since_log: list[dict[str, float]] = earlier.get("rewards_since_log", [])
+        self.time = TimeCheck(time_plan, self._step)
         self._cut_log_to(self._step)
         self._trackers = Deliveries(args)
 
@@ -74,6 +81,7 @@ class RunLog:
         self._tokens += tokens
         self._since_log.append(loss)
         self._window.add(step, seconds, reports)
+        self.time.add(step, seconds)
         self._rewards_since_log.append(rewards or {})
         if step % self._args.logging_steps and step != self._plan.total_steps:
             return
@@ -229,6 +237,7 @@ class RunLog:
             "train_samples_per_second": round(
                 self._plan.documents_until(self._step) / max(self.seconds, 1e-9), 3
             ),
+            "time_plan": self.time.to_record(),
             "train_steps_per_second": round(self._step / max(self.seconds, 1e-9), 3),
             **extra,
         }
@@ -258,10 +267,7 @@ class RunLog:
 
     def _position(self) -> dict[str, Any]:
         total = self._plan.total_steps
-        left = 0.0
-        done_here = self._step - self._first_step
-        if done_here:
-            left = (time.monotonic() - self._started) / done_here * (total - self._step)
+        left = self.time.seconds_left(self._step, time.monotonic() - self._started)
         return {
             "current_steps": self._step,
             "total_steps": total,
@@ -277,7 +283,6 @@ class RunLog:
 
     def _cut_log_to(self, step: int) -> None:
         """Forget lines after the checkpoint, so that no step appears twice."""
-        self._first_step = step
         if not self._file.exists():
             return
         lines = self._file.read_text("utf-8").splitlines(keepends=True)

@@ -141,6 +141,15 @@ class Plan:
         stop = min(start + self.global_batch_size, len(sequences))
         return [sequences[index] for index in range(start, stop)]
 
+    def step_sums(self, values: np.ndarray) -> np.ndarray:
+        """(steps,) sums of `values`, which are of the documents, over each step."""
+        size = self.global_batch_size
+        of_epochs = [
+            np.add.reduceat(epoch.sums(values), np.arange(0, len(epoch), size))
+            for epoch in self.epochs
+        ]
+        return np.concatenate(of_epochs)[: self.total_steps]
+
     def global_batch(self, step: int) -> list[int]:
         """Documents of one step, over all ranks."""
         return np.concatenate(self.sequences(step)).tolist()

@@ -6,9 +6,6 @@ import numpy as np
 
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.step_load import StepLoad
-from pipeline.trainer.parallel.interface import Distributed
-from pipeline.trainer.peak_flops import peak_bf16_flops
-from pipeline.trainer.planned_run import PlannedRun
 from pipeline.trainer.reporting.rank_clock import RankReport
 
 
@@ -29,24 +26,6 @@ class StepWindow:
         self._peak_flops = peak_flops
         self._last_seconds = 0.0
         self._clear()
-
-    @classmethod
-    def of(cls, planned: PlannedRun, distributed: Distributed) -> "StepWindow":
-        args, documents = planned.args, planned.plan.documents
-        trained_tokens = planned.data.trained_tokens
-
-        def useful_flops(step: int) -> float:
-            batch = planned.plan.global_batch(step)
-            return planned.flops.useful(
-                int(documents.lengths[batch].sum()),
-                int(documents.attention[batch].sum()),
-                int(trained_tokens[batch].sum()),
-            )
-
-        # Of an adapter's frozen weights no gradient is computed, and fp32 has another peak.
-        is_comparable = args.bf16 and args.finetuning_type == "full"
-        peak = peak_bf16_flops(distributed.device) if is_comparable else None
-        return cls(planned.plan, distributed.world_size, useful_flops, peak)
 
     def add(self, step: int, seconds: float, reports: list[RankReport]) -> None:
         """A step that took `seconds`; `reports` of the ranks on the step before, if there was one
