@@ -147,6 +147,8 @@ class Run:
         losses: list[torch.Tensor] = []
         loads: list[torch.Tensor] = []
         rewards: list[torch.Tensor] = []
+        learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
+        self._strategy.begin_step(learning_rate)
         num_micro_batches = len(self._plan.micro_batches(step, self._distributed.data_rank))
         for number in range(num_micro_batches):
             with self._clock.waiting_for_data():
@@ -163,9 +165,8 @@ class Run:
                 rewards.append(reward_sums(found.rewards))
         flags = [float(stop.signal_name is not None), *self._saver.votes()]
         sums = self._sum_over_ranks(losses, flags, rewards, table)
-        learning_rate = learning_rate_at(step, self._args, self._plan.total_steps)
         accepts = partial(self._accepts, sums[0] / total_weight) if self._skips else None
-        norm = torch.as_tensor(self._strategy.step(learning_rate, accepts)).to(sums)
+        norm = torch.as_tensor(self._strategy.step(accepts)).to(sums)
         # The host waits for the device here only, when all work of the step is under way.
         loss_all, stopping, over, failed, *others, grad_norm = torch.cat(
             [sums, norm.view(1)]

@@ -1,6 +1,6 @@
 """The optimizer and its learning rate."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -30,6 +30,8 @@ _SCHEDULE_OPTIONS: dict[str, dict[str, type | tuple[str, ...]]] = {
 
 class OptimizationKeys(StrictModel):
     """The optimizer and its learning rate."""
+
+    native_keys: ClassVar[frozenset[str]] = frozenset({"optimizer_in_backward"})
 
     learning_rate: float = Field(default=5e-5, gt=0)
     """Peak learning rate."""
@@ -77,6 +79,29 @@ class OptimizationKeys(StrictModel):
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are scaled down to this global L2 norm. 0: no clipping."""
+    optimizer_in_backward: bool = False
+    """Update each weight as soon as its gradient is complete, and free the gradient: memory for
+    those of one layer instead of all. It needs one process or `fsdp`, one micro-batch per step and
+    `max_grad_norm: 0`."""
+
+    @field_validator("optimizer_in_backward")
+    @classmethod
+    def _sees_one_gradient_at_a_time(cls, is_on: bool, info: ValidationInfo) -> bool:
+        if not is_on:
+            return False
+        for key, usable, why in (
+            ("gradient_accumulation_steps", "1", "no gradient waits for the next micro-batch"),
+            ("max_grad_norm", "0", "the norm is known when all weights are updated"),
+            ("use_muon", "false", "it updates weights one by one, with AdamW"),
+            ("deepspeed", "null", "DeepSpeed updates all weights at once"),
+        ):
+            if info.data.get(key) not in (None, int(usable == "1")):
+                raise ValueError(f"{why}; set {key} to {usable}")
+        if info.data.get("finetuning_type") == "lora":
+            raise ValueError(
+                "the gradients of adapters are small, and summed when all are complete; remove it"
+            )
+        return True
 
     @field_validator("lr_scheduler_kwargs")
     @classmethod

@@ -47,4 +47,9 @@ class ReportingKeys(StrictModel):
                 "skip: DeepSpeed clips and updates in one, so that no update can be left out; set "
                 "deepspeed to null, or on_anomaly to stop"
             )
+        if on_anomaly == "skip" and info.data.get("optimizer_in_backward"):
+            raise ValueError(
+                "skip: optimizer_in_backward updates weights before the step is known; set "
+                "on_anomaly to stop"
+            )
         return on_anomaly

@@ -120,7 +120,8 @@ def divided_by_fsdp(
     fixed = {
         WEIGHTS: 4 * step.num_trained / holders,
         OPTIMIZER: step.moments / holders,
-        GRADIENTS: 4 * step.num_trained / holders,
+        # None is left where the backward pass updates the weights.
+        GRADIENTS: 4 * step.num_trained / holders if GRADIENTS in step.update else 0,
     }
     reduced = (low + 4) * unit if step.num_trained > step.num_frozen else 0
     passes = {**step.passes, **fixed, COMMUNICATION: low * gathered + reduced}

@@ -20,6 +20,7 @@ from transformers import masking_utils
 from pipeline.log import silenced
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.in_backward import UpdateInBackward
 from pipeline.trainer.memory.fake_kernels import FakeKernels
 from pipeline.trainer.memory.live_bytes import LiveBytes
 from pipeline.trainer.model import empty_model
@@ -88,6 +89,8 @@ def simulate_step(
             moments *= 2
         if not accumulates:
             optimizer.zero_grad(set_to_none=True)
+        if args.optimizer_in_backward:
+            UpdateInBackward(optimizer)
         live.forget_peak()
         # The loop still has the loss, and so its graph, when the optimizer runs.
         loss = _run_passes(objective, batch, live, autocast=autocast)

@@ -96,6 +96,12 @@ def _ladders(
         changed = args.model_copy(update={"optim": "adamw_8bit"})
         yield iter([_Candidate("optim: adamw_8bit", changed, batch, zero)])
     yield _shorter(args, batch, zero)
+    is_plain_step = args.gradient_accumulation_steps == 1 and not args.use_muon
+    if is_plain_step and zero is None and (num_ranks == 1 or args.fsdp):
+        keys = {"optimizer_in_backward": True, "max_grad_norm": 0.0}
+        changed = args.model_copy(update=keys)
+        text = "optimizer_in_backward: true, max_grad_norm: 0"
+        yield iter([_Candidate(text, changed, batch, zero)])
     if args.finetuning_type == "full":
         changed = args.model_copy(update={"finetuning_type": "lora"})
         yield iter([_Candidate("finetuning_type: lora", changed, batch, zero)])

@@ -58,6 +58,9 @@ class DeepSpeed:
             config=config,
         )[0]
 
+    def begin_step(self, learning_rate: float) -> None:
+        set_learning_rate(self._engine.optimizer.param_groups, learning_rate)
+
     def losses(self, batch: MicroBatch) -> Losses:
         device = self._distributed.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._autocast):
@@ -72,9 +75,8 @@ class DeepSpeed:
     def evaluating(self) -> AbstractContextManager[None]:
         return evaluating(self._engine)
 
-    def step(self, learning_rate: float, accepts: Accepts | None = None) -> float:
+    def step(self, accepts: Accepts | None = None) -> float:
         assert accepts is None, "refused by keys/reporting.py"
-        set_learning_rate(self._engine.optimizer.param_groups, learning_rate)
         if self._stage == 0:  # clipped by DeepSpeed, but not recorded
             norm = torch.nn.utils.get_total_norm(
                 [p.grad for p in self.model.parameters() if p.grad is not None]

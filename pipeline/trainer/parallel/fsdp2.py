@@ -21,13 +21,14 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from pipeline.errors import TrainError
+from pipeline.errors import ConfigError, TrainError
 from pipeline.trainer.adapters.beside_shards import average_gradients
 from pipeline.trainer.adapters.lora import has_adapter
 from pipeline.trainer.adapters.trained import freeze
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.in_backward import UpdateInBackward
 from pipeline.trainer.model import load_model
 from pipeline.trainer.objective import Losses, make_objective
 from pipeline.trainer.optim import make_optimizer, set_learning_rate
@@ -45,6 +46,11 @@ class FullySharded:
         self._args = args
         self._distributed = distributed
         self._sharding = sharding
+        if args.optimizer_in_backward and sharding.cpu_offload:
+            raise ConfigError(
+                "training.optimizer_in_backward: gradients that FSDP2 offloads are still on their "
+                "way to the host in the backward pass; remove one of the two"
+            )
         num_replicas = sharding.num_replicas(distributed.world_size, distributed.ranks_per_node)
         mesh = distributed.model_mesh(num_replicas)
         self._mesh = mesh if num_replicas > 1 else mesh["mp_shard"]
@@ -55,6 +61,12 @@ class FullySharded:
             buffer.data = buffer.data.to(distributed.device)
         self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self._optimizer = make_optimizer(self.model, args)
+        self._in_backward: UpdateInBackward | None = None
+        if args.optimizer_in_backward:
+            self._in_backward = UpdateInBackward(self._optimizer)
+
+    def begin_step(self, learning_rate: float) -> None:
+        set_learning_rate(self._optimizer.param_groups, learning_rate)
 
     def losses(self, batch: MicroBatch) -> Losses:
         # FSDP casts what it gathers; adapters beside it are fp32.
@@ -78,11 +90,12 @@ class FullySharded:
             if isinstance(module, FSDPModule):
                 module.reshard()
 
-    def step(self, learning_rate: float, accepts: Accepts | None = None) -> torch.Tensor:
+    def step(self, accepts: Accepts | None = None) -> torch.Tensor:
+        if self._in_backward is not None:
+            return _whole(self._in_backward.total_norm())
         average_gradients(self.model.parameters(), self._distributed)
         limit = self._args.max_grad_norm or float("inf")
         norm = _whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        set_learning_rate(self._optimizer.param_groups, learning_rate)
         if accepts is None or accepts(norm.item()):
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -103,6 +116,7 @@ class FullySharded:
 
     def _shard(self, model: PreTrainedModel) -> None:
         """Called with the empty model; what is in no unit stays with the objective."""
+        _tie_weights(model)
         if self._args.finetuning_type == "freeze":  # weights are read in the dtype they have here
             freeze(model, self._args, torch.float32)
         objective = make_objective(model, self._args)
@@ -128,6 +142,14 @@ class FullySharded:
             )
         fully_shard(objective, mesh=self._mesh, mp_policy=policy, offload_policy=offload)
         self._objective = objective
+
+
+def _tie_weights(model: PreTrainedModel) -> None:
+    """Transformers does it after loading, when the weight would be in two units: gathered and
+    reduced twice, its gradient complete only after the second time."""
+    for name, source in model.all_tied_weights_keys.items():
+        module, _, parameter = name.rpartition(".")
+        setattr(model.get_submodule(module), parameter, model.get_parameter(source))
 
 
 def _layers(model: PreTrainedModel, classes: tuple[str, ...]) -> list[torch.nn.Module]:

@@ -28,6 +28,10 @@ class Strategy(Protocol):
     num_parameters: int
     """Parameters of the whole model, whichever part this rank holds."""
 
+    def begin_step(self, learning_rate: float) -> None:
+        """Before the first forward pass of a step."""
+        ...
+
     def losses(self, batch: MicroBatch) -> Losses:
         """Forward pass of one micro-batch, on the device of this rank."""
         ...
@@ -40,7 +44,7 @@ class Strategy(Protocol):
         """Within it, `losses` are those of the model in use: no gradients, no dropout."""
         ...
 
-    def step(self, learning_rate: float, accepts: Accepts | None = None) -> torch.Tensor | float:
+    def step(self, accepts: Accepts | None = None) -> torch.Tensor | float:
         """Clip, update, clear. Returns the global gradient norm before clipping.
 
         A scalar on the device is better: the host need not wait for it. But `accepts`, told this
