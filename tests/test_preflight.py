@@ -234,8 +234,16 @@ def test_a_signal_is_no_finding(config: Path):
 
 
 def test_keys_without_effect_are_named(config: Path):
-    (found,) = of("config", bad(config, "training.enable_liger_kernel=true"))
-    assert "WARN  config: training.enable_liger_kernel has no effect: the native engine" in found
+    (found,) = of("config", bad(config, "training.dataloader_num_workers=4"))
+    assert "WARN  config: training.dataloader_num_workers has no effect: batches are" in found
+
+
+def test_kernels_that_cannot_run_here_are_named(config: Path):
+    given = bad(config, "training.enable_liger_kernel=true", "training.use_cpu=true")
+    (found,) = of("config", given)
+    assert found.startswith(
+        "WARN  config: training.enable_liger_kernel has no effect: Liger's kernels do not run"
+    )
 
 
 def test_a_missing_exclusion_list_is_found(config: Path):

@@ -14,6 +14,7 @@ from pipeline.preflight.report import Check, Context
 from pipeline.preflight.train_args import train_args
 from pipeline.step2_train import nproc_per_node, trackers_of, visible_accelerators
 from pipeline.trainer.adapters.quantization import check_quantization
+from pipeline.trainer.kernels import missing_kernels
 from pipeline.trainer.keys.strategy import AUTO
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
@@ -30,7 +31,6 @@ _ENGINE_SECONDS = 60
 # Keys that are accepted because users have them, but that change nothing in the native engine,
 # and the values at which there is nothing to tell.
 _WITHOUT_EFFECT = {
-    "enable_liger_kernel": (False, "the native engine computes its loss in chunks by itself"),
     "dataloader_num_workers": (0, "batches are read from a memory-mapped file, without workers"),
 }
 
@@ -57,6 +57,9 @@ def check_config(context: Context) -> Iterator[Check]:
     training = context.given.training
     if context.given.infrastructure.engine != "native":
         return
+    device = "cuda" if visible_accelerators(context.config) else "cpu"
+    for key, why in missing_kernels(training, device).items():
+        yield Check("WARN", "config", f"training.{key} has no effect: {why}")
     for key, (silent, why) in _WITHOUT_EFFECT.items():
         if key in training.model_fields_set and getattr(training, key) != silent:
             yield Check("WARN", "config", f"training.{key} has no effect: {why}")

@@ -4,6 +4,7 @@ import logging
 
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.compilation import Compilation
+from pipeline.trainer.model import attention_kernel, load_config
 from pipeline.trainer.output_dir import Checkpoint
 from pipeline.trainer.parallel.context.context_parallel import ContextParallel
 from pipeline.trainer.parallel.interface import Distributed
@@ -31,6 +32,7 @@ def announce(
         f"{strategy.num_parameters:,}",
         "bf16" if args.bf16 else "fp32",
     )
+    logger.info("attention: %s", attention_kernel(args, load_config(args)))
     logger.info(
         "%s examples from %s rows, %s tokens, %s of them trained (%.1f %%)",
         f"{counts.examples:,}",

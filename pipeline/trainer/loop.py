@@ -31,6 +31,7 @@ from pipeline.trainer.evaluation import evaluate
 from pipeline.trainer.lr_schedule import learning_rate_at
 from pipeline.trainer.memory.check import MemoryCheck
 from pipeline.trainer.metrics import RunLog
+from pipeline.trainer.model import attention_kernel, load_config
 from pipeline.trainer.output_dir import (
     STATE_FILE,
     STATUS_FILE,
@@ -384,6 +385,7 @@ class Run:
                     "num_examples": self._data.num_examples(documents),
                     "num_rows_rejected": counts.rows_rejected,
                     "num_turns_over_cutoff": counts.turns_over_cutoff,
+                    "attention": attention_kernel(self._args, load_config(self._args)),
                     "memory_plan": self._memory.to_record(),
                 },
                 model_step,

@@ -17,6 +17,7 @@ from pipeline.trainer.attention import check_isolates_documents, packed_implemen
 from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.flex_attention import BLOCK_MASK, check_takes_block_masks
 from pipeline.trainer.layers import set_layers
+from pipeline.trainer.liger import apply_liger
 from pipeline.trainer.parallel.context.choice import check_attention_is_shared
 from pipeline.trainer.parallel.partitioned_loading import Partitioning
 from pipeline.trainer.rope import scale_rope
@@ -78,7 +79,7 @@ def load_model(
             trust_remote_code=args.trust_remote_code,
             dtype=_frozen_dtype(args, dtype),
             quantization_config=quantization_config(args, _frozen_dtype(args, dtype)),
-            attn_implementation=_attention(args, config),
+            attn_implementation=attention_kernel(args, config),
             device_map=device_map,
         )
     except (ImportError, ValueError, OSError) as error:
@@ -89,25 +90,30 @@ def load_model(
 
 def empty_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     """As `load_model`, with weights that nobody has read: for what they need, not what they say."""
+    # Neither given adapters nor the decomposition of weights nor kernels are there.
+    changed: dict[str, Any] = {
+        "adapter_name_or_path": None,
+        "pissa_init": False,
+        "enable_liger_kernel": False,
+        "torch_compile": False,
+        "torch_compile_backend": None,
+        "torch_compile_mode": None,
+    }
+    if args.flash_attn in ("fa2", "fa3"):
+        changed["flash_attn"] = "auto"
+    args = args.model_copy(update=changed)
     config = load_config(args)
     model = AutoModelForCausalLM.from_config(
         config,
         trust_remote_code=args.trust_remote_code,
         dtype=_frozen_dtype(args, dtype),
-        attn_implementation=_attention(args, config),
+        attn_implementation=attention_kernel(args, config),
     )
-    # Neither given adapters nor the decomposition of weights are there, and nothing is computed.
-    changed = {
-        "adapter_name_or_path": None,
-        "pissa_init": False,
-        "torch_compile": False,
-        "torch_compile_backend": None,
-        "torch_compile_mode": None,
-    }
-    return _prepared(model, args.model_copy(update=changed), dtype)
+    return _prepared(model, args, dtype)
 
 
-def _attention(args: TrainArgs, config: Any) -> str:
+def attention_kernel(args: TrainArgs, config: Any) -> str:
+    """Under Transformers' name for it, or one that this engine adds."""
     if args.sequence_parallel_size > 1:
         return CONTEXT_PARALLEL
     if args.concatenates and args.flash_attn == "auto":
@@ -126,6 +132,8 @@ def _prepared(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> Pr
         check_takes_block_masks(model, args.model_name_or_path)
     if args.packs or args.stage == "dpo":
         check_isolates_documents(model, args.model_name_or_path, args.stage)
+    if args.enable_liger_kernel:
+        apply_liger(model)
     select_trained(model, args, dtype)
     set_layers(model, args.recompute, Compilation.of(args))
     return model.train()

@@ -6,6 +6,7 @@ model is loaded.
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.flex_attention import check_has_gradients
+from pipeline.trainer.kernels import with_installed_kernels
 from pipeline.trainer.keys.strategy import AUTO
 from pipeline.trainer.loop import Run
 from pipeline.trainer.memory.check import MemoryCheck
@@ -81,6 +83,8 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         context_size=args.sequence_parallel_size,
     )
     planned = PlannedRun.of(args, store, distributed.num_data_ranks)
+    # After the plan, which is the same on machines with and without them.
+    planned = replace(planned, args=with_installed_kernels(planned.args, device))
     args = planned.args
     checkpoint = whole_checkpoint(output_dir, args.resume_from_checkpoint, distributed)
     check_same_sequence(checkpoint, store, planned.plan)

@@ -28,7 +28,8 @@ class ComputeKeys(StrictModel):
     fp16: Literal[False] = False
     """float16 needs loss scaling, which the native engine does not have."""
     flash_attn: Literal["auto", "disabled", "sdpa", "flex", "fa2", "fa3"] = "auto"
-    """Attention kernels. `auto`: PyTorch's own (sdpa); `disabled`: eager; `flex`: FlexAttention
+    """Attention kernels. `auto`: PyTorch's own (sdpa); `disabled`: eager; `fa2`, `fa3`:
+    FlashAttention, where its package is installed, else as `auto`; `flex`: FlexAttention
     with one block mask for packed documents and shared prefixes, on accelerators only and in the
     native engine only."""
     rope_scaling: Annotated[Literal["linear", "dynamic", "yarn", "llama3"] | None, EmptyIsNull] = (
@@ -46,7 +47,8 @@ class ComputeKeys(StrictModel):
     host memory. `auto`: offload with `use_unsloth_gc`, none with `disable_gradient_checkpointing`,
     full with `flash_attn: flex`, else selective."""
     enable_liger_kernel: bool = False
-    """No effect in the native engine, which computes its loss in chunks by itself."""
+    """Liger's kernels for norms and gated MLPs, where liger-kernel is installed. The loss is
+    computed in chunks without it, too. Not together with `torch_compile`, which fuses the same."""
     torch_compile: bool = False
     """Compile each transformer layer, but for its attention: slower first steps, faster ones after
     them. Not with ZeRO-3."""
@@ -60,6 +62,13 @@ class ComputeKeys(StrictModel):
     default. It implies `torch_compile`."""
     full_determinism: bool = False
     """Deterministic kernels only: bit-identical reruns, slower."""
+
+    @field_validator("torch_compile")
+    @classmethod
+    def _fused_once(cls, torch_compile: bool, info: ValidationInfo) -> bool:
+        if torch_compile and info.data.get("enable_liger_kernel"):
+            raise ValueError("contradicts enable_liger_kernel: choose one of them")
+        return torch_compile
 
     @field_validator("checkpoint_activations")
     @classmethod
