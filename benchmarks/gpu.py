@@ -1,17 +1,22 @@
 """Training speed of Qwen3 shapes on one accelerator, with random weights and random tokens.
 
-    python benchmarks/gpu.py                         # the grid, and the peers that are installed
-    python benchmarks/gpu.py --models 8B --lengths 32768 --peers --json > results.json
-    python benchmarks/gpu.py --smoke                 # tiny shapes, also on a CPU: does it run?
+    python benchmarks/gpu.py --out results.jsonl             # every goal, every engine there is
+    python benchmarks/gpu.py --cells 8B:32768 --engines native compiled --minutes 8
+    python benchmarks/gpu.py --smoke                         # tiny shapes, also on a CPU
 
-Needs no network and no data. A step is forward, backward, clipping and update of one sequence of
-which every fourth token carries loss; the median of --steps after three more. Useful FLOPs of it:
-3 x (2 x matmul parameters x tokens, the lm_head only for tokens with loss, + 2 x layers x heads x
-head size x tokens per token for causal attention); what is computed again counts nothing. Useful
-MFU is their rate over --peak-tflops. Runs under torch 2.11 and 2.13.
+Needs no network and no data. A step is forward, backward, clipping and update of one sequence;
+measured is the median after --warmup of them, of at most --steps and as many as --cell-seconds
+allow (two at least). Each result is printed and written at once; after --minutes no other begins.
+Useful FLOPs of a step: 3 x (2 x matmul parameters x tokens, the lm_head only for the --trained
+share of tokens that carries loss, + 2 x layers x heads x head size x tokens per token for causal
+attention); what is computed again counts nothing. Useful MFU is their rate over --peak-tflops.
+Runs under torch 2.11 and 2.13.
 """
 
 import argparse
+import contextlib
+import gc
+import importlib.metadata
 import importlib.util
 import itertools
 import json
@@ -26,69 +31,30 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, Qwen3Config
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.gpu_grid import ENGINES, SHAPES, Engine, Shape
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.attention import PER_DOCUMENT
 from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree
-from pipeline.trainer.flex_attention import BLOCK_MASK
 from pipeline.trainer.layers import set_layers
+from pipeline.trainer.liger import apply_liger
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.optim import make_optimizer
 
 _H100_BF16_TFLOPS = 989.0
-_WARMUP_STEPS = 3
-_OURS = {"native": (PER_DOCUMENT, "per-document SDPA"), "flex": (BLOCK_MASK, "FlexAttention")}
-_TRAINED_EVERY = 4  # one token in so many carries loss
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of Qwen3 differs between its sizes."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int = 8
-    head_size: int = 128
-    vocab: int = 151_936
-    tied: bool = True
-
-    def config(self, positions: int) -> Qwen3Config:
-        return Qwen3Config(
-            hidden_size=self.hidden,
-            intermediate_size=self.intermediate,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
-            head_dim=self.head_size,
-            vocab_size=self.vocab,
-            tie_word_embeddings=self.tied,
-            max_position_embeddings=positions,
-        )
-
-    def useful_flops(self, tokens: int, trained: int) -> float:
-        """Of forward and backward over one document."""
-        attention = self.heads * self.head_size
-        per_layer = self.hidden * (2 * attention + 2 * self.kv_heads * self.head_size)
-        per_layer += 3 * self.hidden * self.intermediate
-        forward = 2 * self.layers * per_layer * tokens + 2 * self.hidden * self.vocab * trained
-        return 3 * (forward + 2 * self.layers * attention * tokens * tokens)
-
-
-SHAPES = {
-    "tiny": Shape(64, 128, 2, 4, kv_heads=2, head_size=16, vocab=512),
-    "0.6B": Shape(1024, 3072, 28, 16),
-    "1.7B": Shape(2048, 6144, 28, 16),
-    "4B": Shape(2560, 9728, 36, 32),
-    "8B": Shape(4096, 12288, 36, 32, tied=False),
-}
+_CUDNN_FIRST = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+_GOALS = ["0.6B:16384", "1.7B:16384", "4B:16384", "8B:8192", "8B:32768", "8B:131072"]
 
 
 @dataclass(frozen=True)
@@ -105,47 +71,60 @@ class Setting:
 def main() -> None:
     options = _options()
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    # Engine by engine: Liger's kernels stay in the process once they are in.
-    settings = itertools.product(
-        options.engines, options.models, options.lengths, options.recompute, options.optim
-    )
-    report: dict[str, Any] = {"machine": _machine(device), "peak_tflops": options.peak_tflops}
-    report["runs"] = []
-    for values in settings:
-        setting = Setting(*values)
-        if (setting.engine, setting.recompute) == ("flex", "selective"):
+    _report(options, {"machine": _machine(device), "options": vars(options)})
+    grid = itertools.product(options.engines, options.cells, options.recompute, options.optim)
+    ends = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    for engine, cell, recompute, optim in grid:
+        if engine == "flex" and recompute == "selective":
             continue  # there is no such setting
-        found = _measure_or_reason(setting, options, device)
-        report["runs"].append({**asdict(setting), **found})
-        if not options.json:
-            shown = " ".join(str(value) for value in values)
-            print(f"{shown:48} " + " ".join(f"{k}={v}" for k, v in found.items()), flush=True)
-    if options.json:
-        print(json.dumps(report, indent=1))
+        model, _, length = cell.partition(":")
+        setting = Setting(engine, model, int(length), recompute, optim)
+        found: dict[str, Any] = {"failed": "no time left"}
+        if ends is None or time.monotonic() < ends:
+            found = _measure_or_reason(setting, options, device)
+        _report(options, {**asdict(setting), **found})
+
+
+def _report(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    line = json.dumps(result, default=str)
+    print(line, flush=True)
+    if options.out:
+        with options.out.open("a") as file:
+            file.write(line + "\n")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=SHAPES, default=["0.6B", "1.7B", "4B", "8B"])
-    parser.add_argument("--lengths", nargs="+", type=int, default=[8192, 16384, 32768, 131072])
+    parser.add_argument("--cells", nargs="+", default=_GOALS, help="MODEL:TOKENS")
     kinds = ["none", "selective", "full", "offload"]
-    parser.add_argument("--recompute", nargs="+", choices=kinds, default=kinds[:3])
+    parser.add_argument("--recompute", nargs="+", choices=kinds, default=kinds[:2])
     parser.add_argument("--optim", nargs="+", default=["adamw_8bit"])
-    parser.add_argument("--peers", nargs="*", default=["flex", "transformers", "liger"])
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--cell-seconds", type=float, default=60)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--trained", type=float, default=1.0, help="share of tokens with loss")
     parser.add_argument("--peak-tflops", type=float, default=_H100_BF16_TFLOPS)
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, two steps")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="JSON lines are appended to it as well")
     options = parser.parse_args()
     if options.smoke:
-        options.models, options.lengths, options.steps = ["tiny"], [64], 2
-    installed = {
-        "flex": torch.accelerator.is_available(),
-        "transformers": True,
-        "liger": importlib.util.find_spec("liger_kernel"),
-    }
-    options.engines = ["native", *(peer for peer in options.peers if installed[peer])]
+        options.cells, options.steps, options.warmup = ["tiny:64"], 2, 1
+        options.recompute, options.backend = kinds[:3], "eager"
+    options.engines = [name for name in options.engines if _is_there(ENGINES[name])]
+    for cell in options.cells:
+        model, _, length = cell.partition(":")
+        if model not in SHAPES or not length.isdecimal():
+            parser.error(f"--cells: {cell}: write MODEL:TOKENS, MODEL one of {', '.join(SHAPES)}")
     return options
+
+
+def _is_there(engine: Engine) -> bool:
+    if engine.package is not None and importlib.util.find_spec(engine.package) is None:
+        return False
+    return engine.on_cpu or torch.accelerator.is_available()
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
@@ -157,8 +136,17 @@ def _machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "packages": {name: _version(name) for name in ("triton", "flash-attn", "liger-kernel")},
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _measure_or_reason(
@@ -167,19 +155,27 @@ def _measure_or_reason(
     try:
         return _measure(setting, options, device)
     except torch.OutOfMemoryError:
-        return {"failed": "out of memory"}
+        reason = "out of memory"
+    except Exception as error:  # the other cells are worth having
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     finally:
-        if device.type != "cpu":
-            torch.accelerator.empty_cache()
+        torch.compiler.reset()
+    _free(device)
+    return {"failed": reason}
+
+
+def _free(device: torch.device) -> None:
+    """What the cell before has left: models are in reference cycles."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
 
 
 def _measure(setting: Setting, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    shape, on_cpu = SHAPES[setting.model], device.type == "cpu"
-    batch = _batch(shape, setting.length).to(device)
-    trained = batch.labels.numel()
-    native = setting.engine in _OURS
-    attention, attention_name = _OURS.get(setting.engine, ("sdpa", "SDPA"))
-    if setting.engine == "liger":
+    _free(device)
+    shape, engine, on_cpu = SHAPES[setting.model], ENGINES[setting.engine], device.type == "cpu"
+    batch = _batch(shape, setting.length, options.trained).to(device)
+    if engine.is_peer and engine.liger:
         from liger_kernel.transformers import (  # pyright: ignore[reportMissingImports]  # optional
             apply_liger_kernel_to_qwen3,
         )
@@ -190,10 +186,12 @@ def _measure(setting: Setting, options: argparse.Namespace, device: torch.device
         model = AutoModelForCausalLM.from_config(
             shape.config(setting.length),
             dtype=torch.bfloat16,
-            attn_implementation=attention,
+            attn_implementation=engine.attention,
         ).train()
+    if engine.liger and not engine.is_peer:
+        apply_liger(model)
     recompute: Any = setting.recompute
-    set_layers(model, recompute, Compilation())
+    set_layers(model, recompute, Compilation(engine.compiles, options.backend))
     args = TrainArgs(
         model_name_or_path="random",
         dataset="random",
@@ -202,7 +200,7 @@ def _measure(setting: Setting, options: argparse.Namespace, device: torch.device
         optim=setting.optim,  # pyright: ignore[reportArgumentType]  # checked by it
     )
     optimizer = make_optimizer(model, args)
-    total_loss = _native_loss(model, batch) if native else _peer_loss(model, batch)
+    total_loss = _peer_loss(model, batch) if engine.is_peer else _native_loss(model, batch)
 
     def step() -> None:
         total_loss().backward()
@@ -210,29 +208,46 @@ def _measure(setting: Setting, options: argparse.Namespace, device: torch.device
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    seconds = [_timed(step, device) for _ in range(_WARMUP_STEPS + options.steps)]
-    median = statistics.median(seconds[_WARMUP_STEPS:])
-    tflops = shape.useful_flops(setting.length, trained) / median / 1e12
-    found = {
+    preferred = contextlib.nullcontext()
+    if engine.cudnn_first:
+        preferred = sdpa_kernel(_CUDNN_FIRST, set_priority=True)
+    with preferred:
+        seconds = _times(step, options, device)
+        kernels = _attention_kernels(step) if device.type == "cuda" else []
+    median = statistics.median(seconds)
+    tflops = shape.useful_flops(setting.length, batch.labels.numel()) / median / 1e12
+    peak = None if on_cpu else torch.accelerator.max_memory_allocated(device)
+    return {
         "tokens_per_second": round(setting.length / median, 1),
         "useful_tflops": round(tflops, 3),
         "useful_mfu": None if on_cpu else round(tflops / options.peak_tflops, 4),
-        "peak_gib": None,
-        "attention": attention_name,
+        "peak_gib": None if peak is None else round(peak / 2**30, 2),
+        "step_seconds": [round(each, 4) for each in seconds],
+        "attention_kernels": kernels,
     }
-    if device.type == "cuda":
-        found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        found["kernels"] = _attention_kernels(step)
-    return found
 
 
-def _batch(shape: Shape, length: int) -> MicroBatch:
-    """One document of which the last quarter carries loss."""
+def _times(
+    step: Callable[[], None], options: argparse.Namespace, device: torch.device
+) -> list[float]:
+    """Seconds of every measured step."""
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats(device)
+    for _ in range(options.warmup):
+        _timed(step, device)
+    seconds: list[float] = []
+    while len(seconds) < options.steps and (
+        len(seconds) < 2 or sum(seconds) < options.cell_seconds
+    ):
+        seconds.append(_timed(step, device))
+    return seconds
+
+
+def _batch(shape: Shape, length: int, share: float) -> MicroBatch:
+    """One document, of which the last `share` carries loss."""
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(shape.vocab, (length,), generator=draw).tolist()
-    example = Example(ids, [Span(length - length // _TRAINED_EVERY, length, 1.0)])
+    example = Example(ids, [Span(length - int(share * length), length, 1.0)])
     return collate_trees([PrefixTree.of([example])], 0)
 
 
