@@ -16,6 +16,7 @@ import torch
 import yaml
 from tiny_architectures import tiny_moe
 from trainer_runs import ROOT, conversations, run, tokenise, train_args, write_dataset
+from transformers import AutoConfig
 
 from benchmarks import memory as benchmark
 from pipeline.trainer.args import TrainArgs
@@ -166,6 +167,29 @@ def test_ranks_share_what_their_strategy_partitions(
     assert 0 < trained < count / 10
     assert adapters.classes["optimizer states"] == pytest.approx(8 * trained, rel=0.01)
     assert adapters.host == count
+
+
+def test_offloaded_layer_inputs_are_on_the_host(
+    tiny_model: Path, dataset_dir: Path, tmp_path: Path
+) -> None:
+    args = train_args(tiny_model, dataset_dir, tmp_path / "run", checkpoint_activations="full")
+    run = _planned(args)
+    batch = largest_batch(run)
+    config = AutoConfig.from_pretrained(tiny_model)
+    layer_input = 4 * batch.input_ids.numel() * config.hidden_size
+
+    def plan(kind: str, *, on_accelerator: bool) -> MemoryPlan:
+        changed = run.args.model_copy(update={"checkpoint_activations": kind})
+        return memory_plan(changed, batch, None, num_ranks=1, on_accelerator=on_accelerator)
+
+    full, offload = (plan(kind, on_accelerator=True) for kind in ("full", "offload"))
+    assert (full.host, offload.host) == (0, config.num_hidden_layers * layer_input)
+    # That of the layer that is computed again is back on the device.
+    saved = (config.num_hidden_layers - 1) * layer_input
+    assert full.total - offload.total == pytest.approx(saved, rel=0.01)
+    assert plan("offload", on_accelerator=False).host == 0
+    (rung,) = smaller._recomputing(run.args, batch, None, on_accelerator=True)
+    assert rung.keys == "checkpoint_activations: offload"
 
 
 def test_what_is_proposed_saves_what_the_changed_training_needs_less(

@@ -26,7 +26,7 @@ def set_layers(model: PreTrainedModel, recompute: Recompute, compilation: Compil
     """
     if recompute == "none" and not compilation.is_on:
         return
-    layers = _layers(model)
+    layers = transformer_layers(model)
     if not layers:
         raise TrainError(
             f"{type(model).__name__} does not say which modules are its layers, which are to be "
@@ -39,7 +39,7 @@ def set_layers(model: PreTrainedModel, recompute: Recompute, compilation: Compil
         layer.forward = cast(Any, forward)
 
 
-def _layers(model: PreTrainedModel) -> list[nn.Module]:
+def transformer_layers(model: PreTrainedModel) -> list[nn.Module]:
     """Those of Transformers' own models, or what a model with code of its own names."""
     modules = list(model.modules())
     found = [module for module in modules if isinstance(module, GradientCheckpointingLayer)]

@@ -89,7 +89,10 @@ def load_model(
 
 
 def empty_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
-    """As `load_model`, with weights that nobody has read: for what they need, not what they say."""
+    """As `load_model`, with weights that nobody has read: for what they need, not what they say.
+
+    Nothing is compiled or offloaded to the host.
+    """
     # Neither given adapters nor the decomposition of weights nor kernels are there.
     changed: dict[str, Any] = {
         "adapter_name_or_path": None,
@@ -101,6 +104,8 @@ def empty_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
     }
     if args.flash_attn in ("fa2", "fa3"):
         changed["flash_attn"] = "auto"
+    if args.recompute == "offload":
+        changed |= {"use_unsloth_gc": False, "checkpoint_activations": "full"}
     args = args.model_copy(update=changed)
     config = load_config(args)
     model = AutoModelForCausalLM.from_config(

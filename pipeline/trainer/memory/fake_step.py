@@ -22,6 +22,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.in_backward import UpdateInBackward
 from pipeline.trainer.memory.fake_kernels import FakeKernels
+from pipeline.trainer.memory.fake_offload import FakeOffload
 from pipeline.trainer.memory.live_bytes import LiveBytes
 from pipeline.trainer.model import empty_model
 from pipeline.trainer.objective import make_objective
@@ -48,6 +49,8 @@ class StepMemory:
     """Elements of the layer with most parameters."""
     outside_layers: int
     """Elements of the parameters in no layer: embeddings, lm_head."""
+    offloaded: int = 0
+    """Bytes of layer inputs in host memory."""
 
 
 def simulate_step(
@@ -76,6 +79,7 @@ def simulate_step(
         parameter.register_post_accumulate_grad_hook(
             lambda parameter: live.classify([parameter.grad], GRADIENTS)
         )
+    offload = FakeOffload(model) if on_accelerator and args.recompute == "offload" else None
     with fake, FakeKernels(), live:
         optimizer = make_optimizer(model, args)
         if on_accelerator and args.optim == "adamw_torch":
@@ -112,6 +116,7 @@ def simulate_step(
         num_frozen=total - num_trained,
         largest_layer=max(sizes, default=0),
         outside_layers=total - sum(sizes),
+        offloaded=offload.num_bytes if offload is not None else 0,
     )
 
 

@@ -157,7 +157,7 @@ def memory_plan(
     classes = max((divided.passes, divided.update), key=lambda moment: sum(moment.values()))
     return MemoryPlan(
         classes={name: int(size) for name, size in classes.items() if size >= 1},
-        host=int(divided.host),
+        host=int(divided.host) + step.offloaded,
         num_ranks=num_ranks,
         tokens=rows * tokens,
         rows=rows,
