@@ -139,9 +139,24 @@ def test_zero_3_is_refused() -> None:
     fill_deepspeed_config(config, Path("z2.json"), args, 2, 64)
 
 
-def test_cuda_graphs_of_every_length_are_refused() -> None:
-    with pytest.raises(ValidationError, match="reduce-overhead records a CUDA graph for every"):
-        train_args(Path("m"), Path("d"), Path("o"), torch_compile_mode="reduce-overhead")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"torch_compile_mode": "reduce-overhead"}, "records a CUDA graph for every length"),
+        (
+            {"torch_compile_mode": "default", "torch_compile_backend": "eager"},
+            "only inductor has modes",
+        ),
+        (
+            {"torch_compile_mode": "default", "enable_liger_kernel": True},
+            "contradicts enable_liger_kernel",
+        ),
+    ],
+    ids=["CUDA graphs", "mode of another backend", "Liger"],
+)
+def test_keys_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        train_args(Path("m"), Path("d"), Path("o"), **changes)
 
 
 def test_an_unknown_backend_is_refused_before_anything_is_made(

@@ -63,12 +63,20 @@ class ComputeKeys(StrictModel):
     full_determinism: bool = False
     """Deterministic kernels only: bit-identical reruns, slower."""
 
-    @field_validator("torch_compile")
+    @field_validator("torch_compile", "torch_compile_backend", "torch_compile_mode")
     @classmethod
-    def _fused_once(cls, torch_compile: bool, info: ValidationInfo) -> bool:
-        if torch_compile and info.data.get("enable_liger_kernel"):
+    def _fused_once(cls, value: bool | str | None, info: ValidationInfo) -> bool | str | None:
+        if value and info.data.get("enable_liger_kernel"):
             raise ValueError("contradicts enable_liger_kernel: choose one of them")
-        return torch_compile
+        return value
+
+    @field_validator("torch_compile_mode")
+    @classmethod
+    def _of_inductor(cls, mode: str | None, info: ValidationInfo) -> str | None:
+        backend = info.data.get("torch_compile_backend")
+        if mode and backend not in (None, "inductor"):
+            raise ValueError(f"only inductor has modes, and torch_compile_backend is {backend}")
+        return mode
 
     @field_validator("checkpoint_activations")
     @classmethod
