@@ -222,6 +222,8 @@ def test_pairs_that_are_held_out_are_rewarded_by_the_model_as_it_is(
     measured = json.loads((Path(args.output_dir) / "eval_results.json").read_bytes())
     names = ["loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"]
     assert len(plan.held_out) == 4
+    results = json.loads((Path(args.output_dir) / "train_results.json").read_bytes())
+    assert results["memory_plan"]["predicted_bytes"] > 0
     assert [measured[f"eval_{name}"] for name in names] == pytest.approx(expected, abs=1e-5)
     assert [measured[f"eval_demo_{name}"] for name in names] == pytest.approx(expected, abs=1e-5)
 
@@ -299,7 +301,9 @@ def test_a_pair_is_trained_whole_or_not_at_all(tiny_model: Path, tmp_path: Path)
 
 def test_pairs_are_for_stage_dpo_alone(tiny_model: Path, tmp_path: Path) -> None:
     pairs = _dataset(tmp_path / "pairs", _pairs())
-    with pytest.raises(DataError, match="holds pairs .ranking: true., which are for stage dpo"):
+    with pytest.raises(
+        DataError, match="holds pairs .ranking: true., for stage dpo or rm, not sft"
+    ):
         tokenise(_args(tiny_model, pairs, stage="sft"))
     plain = _dataset(tmp_path / "plain", _pairs(), ranking=False)
     with pytest.raises(DataError, match="stage dpo needs pairs .ranking: true"):

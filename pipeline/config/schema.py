@@ -25,6 +25,7 @@ from pipeline.config.secrets import SecretReference
 from pipeline.config.strict import EmptyIsNull, StrictModel, Text
 from pipeline.scaffolds import SCAFFOLDS
 from pipeline.trainer.args import NATIVE_KEYS, TrainingKeys, check_dataset_names, dataset_names
+from pipeline.trainer.keys.finetuning import PAIR_STAGES
 from pipeline.trainer.keys.strategy import AUTO
 from pipeline.trainer.llamafactory_keys import LLAMAFACTORY_KEYS
 
@@ -40,7 +41,6 @@ LOCATION_OF_SOURCE: Mapping[SourceType, str] = {
 }
 """The key of `source` that each type cannot do without."""
 _RAW_SOURCES = ("harbor_job", "files", "several")
-_STAGES_OF_PAIRS = ("dpo",)
 
 IGNORED_META_INFO: Mapping[str, str] = {
     "parent": "blocks do not form a tree here",
@@ -262,12 +262,12 @@ class Input(StrictModel):
         if {"source", "conversion", "training"} <= given.keys():
             is_converted = given["source"].type in _RAW_SOURCES
             pairs, stage = given["conversion"].pairs, given["training"].stage
-            if is_converted and stage in _STAGES_OF_PAIRS and pairs is None:
+            if is_converted and stage in PAIR_STAGES and pairs is None:
                 raise ValueError(
                     f"training.stage {stage} trains on pairs, which STEP 0 makes if asked to; set "
                     "conversion.pairs: {} and conversion.instance_status: all"
                 )
-            if is_converted and pairs and stage not in _STAGES_OF_PAIRS:
+            if is_converted and pairs and stage not in PAIR_STAGES:
                 raise ValueError(
                     f"conversion.pairs makes pairs, training.stage {stage} trains on "
                     "conversations; set training.stage: dpo, or remove conversion.pairs"

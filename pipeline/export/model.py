@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from pipeline.errors import ConfigError, TrainError
 from pipeline.files import sync_directory, sync_file
@@ -28,6 +28,7 @@ from pipeline.trainer.adapters.lora import (
     merged_adapters,
 )
 from pipeline.trainer.model import save_whole_model
+from pipeline.trainer.reward_model import auto_class
 
 _PROMPTS = (
     "The tests in tests/test_parser.py fail since the last commit. Find the cause and repair it.",
@@ -80,7 +81,8 @@ def export_model(
     trust = {"trust_remote_code": trust_remote_code}
     revision = (adapter or {}).get("revision") or "main"
     options = {**trust, "revision": "main" if base else revision}
-    model, dtype = _load(model_name, options), _dtype_of(model_name, options)
+    labels = {"num_labels": 1} if (adapter or {}).get("task_type") == "SEQ_CLS" else {}
+    model, dtype = _load(model_name, options | labels), _dtype_of(model_name, options)
     tokenizer = _tokenizer(source, model_name, options)
     prompts = [tokenizer(text, return_tensors="pt").input_ids for text in _PROMPTS]
     adapters: list[str] = []
@@ -151,8 +153,11 @@ def _read_adapter_config(source: Path) -> dict[str, Any] | None:
 
 
 def _load(name: str, options: dict[str, Any]) -> PreTrainedModel:
+    """A causal LM, or a reward model: what has one label."""
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options).eval()
+        config = AutoConfig.from_pretrained(name, **options)
+        auto = auto_class("rm" if config.num_labels == 1 else "sft")
+        return auto.from_pretrained(name, dtype=torch.float32, **options).eval()
     except (ImportError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TrainError(
@@ -174,7 +179,7 @@ def _tokenizer(source: Path, model_name: str, options: dict[str, Any]) -> Any:
 
 @torch.no_grad()
 def _logits(model: PreTrainedModel, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
-    """(1, tokens, vocabulary) of every prompt."""
+    """Of every prompt: (1, tokens, vocabulary), or the reward (1, 1)."""
     return [model(prompt, use_cache=False).logits for prompt in prompts]
 
 

@@ -20,7 +20,7 @@ from pipeline.sharegpt import LfFormat, detect_format
 from pipeline.step1_register import INFO_FILE, dataset_entry
 from pipeline.step2_train import nproc_per_node
 from pipeline.trainer.data.build import open_or_build
-from pipeline.trainer.data.rendering import Stage
+from pipeline.trainer.keys.finetuning import Stage
 
 if TYPE_CHECKING:
     from pipeline.trainer.planned_run import PlannedRun
@@ -31,7 +31,12 @@ _KINDS: dict[LfFormat, str] = {
     "text": "texts",
     "pairs": "pairs",
 }
-_TRAINED: dict[Stage, str] = {"sft": "conversations", "pt": "texts", "dpo": "pairs"}
+_TRAINED: dict[Stage, str] = {
+    "sft": "conversations",
+    "pt": "texts",
+    "dpo": "pairs",
+    "rm": "pairs",
+}
 
 
 @contextmanager

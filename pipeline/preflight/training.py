@@ -160,7 +160,7 @@ def _check_steps(context: Context, sample: Sample, planned: "PlannedRun") -> Che
     if planned.args.share_prefixes:
         computed = scaled(int(planned.data.lengths.sum()))
         notes += f" in {documents} trees of {computed:,} tokens"
-    if training.stage == "dpo":
+    if training.trains_pairs:
         notes += f" in {documents} pairs"
     sequences = scaled(len(plan.epochs[0]))
     if training.packs:

@@ -78,7 +78,7 @@ def announce(
             counts.rows_over_cutoff,
         )
     documents = "trees" if args.share_prefixes else "examples"
-    if args.stage == "dpo":
+    if args.trains_pairs:
         documents = "pairs"
     what = documents
     if plan.capacity is not None:

@@ -18,7 +18,7 @@ from pipeline.trainer.keys.batches import BatchKeys
 from pipeline.trainer.keys.compute import ComputeKeys
 from pipeline.trainer.keys.data import DataKeys
 from pipeline.trainer.keys.evaluation import EvaluationKeys, check_multiple
-from pipeline.trainer.keys.finetuning import FinetuningKeys
+from pipeline.trainer.keys.finetuning import PAIR_STAGES, FinetuningKeys
 from pipeline.trainer.keys.lora import LoraKeys
 from pipeline.trainer.keys.optimization import OptimizationKeys
 from pipeline.trainer.keys.output import OutputKeys
@@ -65,17 +65,19 @@ class TrainingKeys(
     @field_validator("cutoff_policy")
     @classmethod
     def _pairs_stay_pairs(cls, policy: CutoffPolicy, info: ValidationInfo) -> CutoffPolicy:
-        if info.data.get("stage") == "dpo" and policy in ("window", "split_at_compaction"):
+        stage = info.data.get("stage")
+        if stage in PAIR_STAGES and policy in ("window", "split_at_compaction"):
             raise ValueError(
-                "would tear pairs apart; stage dpo takes truncate_turns, drop or error"
+                f"would tear pairs apart; stage {stage} takes truncate_turns, drop or error"
             )
         return policy
 
     @field_validator("packing", "neat_packing")
     @classmethod
     def _pairs_are_not_packed(cls, packs: bool | None, info: ValidationInfo) -> bool | None:
-        if info.data.get("stage") == "dpo" and packs:
-            raise ValueError("stage dpo computes every pair by itself; remove it")
+        stage = info.data.get("stage")
+        if stage in PAIR_STAGES and packs:
+            raise ValueError(f"stage {stage} computes every pair by itself; remove it")
         return packs
 
     @field_validator("share_prefixes")
@@ -83,29 +85,33 @@ class TrainingKeys(
     def _pairs_share_within_a_row(
         cls, share_prefixes: bool | str | None, info: ValidationInfo
     ) -> bool | str | None:
-        if info.data.get("stage") == "dpo" and share_prefixes == "dataset":
-            raise ValueError("stage dpo keeps every pair by itself; take true, false or null")
+        stage = info.data.get("stage")
+        if stage in PAIR_STAGES and share_prefixes == "dataset":
+            raise ValueError(f"stage {stage} keeps every pair by itself; take true, false or null")
         return share_prefixes
 
     @field_validator("moe_aux_loss_coef")
     @classmethod
     def _pairs_balance_no_experts(cls, coef: float | None, info: ValidationInfo) -> float | None:
-        if info.data.get("stage") == "dpo" and coef:
-            raise ValueError("stage dpo does not balance experts; remove it")
+        stage = info.data.get("stage")
+        if stage in PAIR_STAGES and coef:
+            raise ValueError(f"stage {stage} does not balance experts; remove it")
         return coef
 
     @field_validator("sequence_parallel_size")
     @classmethod
     def _pairs_stay_on_a_rank(cls, size: int, info: ValidationInfo) -> int:
-        if info.data.get("stage") == "dpo" and size > 1:
-            raise ValueError("stage dpo keeps every pair on one rank; set it to 1")
+        stage = info.data.get("stage")
+        if stage in PAIR_STAGES and size > 1:
+            raise ValueError(f"stage {stage} keeps every pair on one rank; set it to 1")
         return size
 
     @field_validator("compute_accuracy")
     @classmethod
     def _pairs_have_rewards(cls, compute_accuracy: bool, info: ValidationInfo) -> bool:
-        if info.data.get("stage") == "dpo" and compute_accuracy:
-            raise ValueError("stage dpo measures rewards/accuracies of pairs; remove it")
+        stage = info.data.get("stage")
+        if stage in PAIR_STAGES and compute_accuracy:
+            raise ValueError(f"stage {stage} measures rewards/accuracies of pairs; remove it")
         return compute_accuracy
 
     @field_validator("flash_attn")
@@ -124,6 +130,13 @@ class TrainingKeys(
             check_multiple(keys.get("save_steps"), steps, "logging_steps, which eval_steps takes")
         return steps
 
+    @field_validator("quantization_bit")
+    @classmethod
+    def _scores_are_whole(cls, bits: int | None, info: ValidationInfo) -> int | None:
+        if info.data.get("stage") == "rm" and bits is not None:
+            raise ValueError("stage rm trains a new output layer of the model; remove it")
+        return bits
+
     @property
     def document_policy(self) -> DocumentPolicy:
         """What becomes of examples that are longer than `cutoff_len`."""
@@ -141,7 +154,7 @@ class TrainingKeys(
             self.packs
             or bool(self.share_prefixes)
             or self.sequence_parallel_size > 1
-            or self.stage == "dpo"
+            or self.trains_pairs
         )
 
 

@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from pipeline.errors import TrainError
 from pipeline.trainer.data.prefix_tree import Segment
+from pipeline.trainer.keys.finetuning import PAIR_STAGES
 
 PER_DOCUMENT = "per_document"
 _Mask = TypeVar("_Mask")
@@ -51,8 +52,8 @@ def check_isolates_documents(model: Any, name: str, stage: str) -> None:
     carriers = state_carriers(model)
     if carriers:
         what, way_out = "packing", "set training.packing and training.neat_packing to false"
-        if stage == "dpo":
-            what, way_out = "stage dpo", "choose another model, or infrastructure.engine"
+        if stage in PAIR_STAGES:
+            what, way_out = f"stage {stage}", "choose another model, or infrastructure.engine"
         raise TrainError(
             f"{name}: {what}: {carriers} carry one document's state into the next one; {way_out}"
         )

@@ -1,4 +1,4 @@
-"""Loading and saving the model: `AutoModelForCausalLM`, nothing of our own inside it."""
+"""Loading and saving the model: one of Transformers' own, nothing of ours inside it."""
 
 import copy
 import logging
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from pipeline.errors import TrainError
 from pipeline.trainer.adapters.lora import has_adapter, save_adapter
@@ -20,6 +20,7 @@ from pipeline.trainer.layers import set_layers
 from pipeline.trainer.liger import apply_liger
 from pipeline.trainer.parallel.context.choice import check_attention_is_shared
 from pipeline.trainer.parallel.partitioned_loading import Partitioning
+from pipeline.trainer.reward_model import auto_class, check_scores, clear_new_score
 from pipeline.trainer.rope import scale_rope
 
 logger = logging.getLogger(__name__)
@@ -45,15 +46,21 @@ def load_config(args: TrainArgs) -> Any:
     )
     if args.rope_scaling:
         scale_rope(config, args.rope_scaling, args.cutoff_len)
+    if args.stage == "rm":
+        config.num_labels = 1
     return config
 
 
 def load_skeleton(args: TrainArgs) -> PreTrainedModel:
-    """The model without its weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            load_config(args), trust_remote_code=args.trust_remote_code
-        )
+    """The model without its weights. Raises: TrainError: the stage has no such model."""
+    try:
+        with torch.device("meta"):
+            return auto_class(args.stage).from_config(
+                load_config(args), trust_remote_code=args.trust_remote_code
+            )
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrainError(f"{args.model_name_or_path}: stage {args.stage}: {reason}") from error
 
 
 def load_model(
@@ -67,12 +74,13 @@ def load_model(
     Raises: TrainError: there is no such model, or the keys do not fit it.
     """
     config = load_config(args)
-    loader, device_map = AutoModelForCausalLM, None
+    loader: Any = auto_class(args.stage)
+    device_map = None
     if partitioning is not None:
-        loader = partitioning.class_for(config, trust_remote_code=args.trust_remote_code)
+        loader = partitioning.class_for(loader, config, trust_remote_code=args.trust_remote_code)
         device_map = {"": partitioning.device}
     try:
-        model = loader.from_pretrained(
+        model, loading = loader.from_pretrained(
             args.model_name_or_path,
             config=config,
             revision=args.model_revision,
@@ -81,10 +89,14 @@ def load_model(
             quantization_config=quantization_config(args, _frozen_dtype(args, dtype)),
             attn_implementation=attention_kernel(args, config),
             device_map=device_map,
+            output_loading_info=True,
         )
     except (ImportError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TrainError(f"{args.model_name_or_path}: cannot load the model: {reason}") from error
+    if args.stage == "rm":
+        check_scores(model, args.model_name_or_path)
+        clear_new_score(model, set(loading["missing_keys"]))
     return _prepared(model, args, dtype)
 
 
@@ -108,7 +120,7 @@ def empty_model(args: TrainArgs, dtype: torch.dtype) -> PreTrainedModel:
         changed |= {"use_unsloth_gc": False, "checkpoint_activations": "full"}
     args = args.model_copy(update=changed)
     config = load_config(args)
-    model = AutoModelForCausalLM.from_config(
+    model = auto_class(args.stage).from_config(
         config,
         trust_remote_code=args.trust_remote_code,
         dtype=_frozen_dtype(args, dtype),
@@ -135,7 +147,7 @@ def _prepared(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> Pr
         check_attention_is_shared(model, args.model_name_or_path)
     if args.flash_attn == "flex":
         check_takes_block_masks(model, args.model_name_or_path)
-    if args.packs or args.stage == "dpo":
+    if args.packs or args.trains_pairs:
         check_isolates_documents(model, args.model_name_or_path, args.stage)
     if args.enable_liger_kernel:
         apply_liger(model)

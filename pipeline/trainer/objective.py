@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.trainer.args import TrainArgs
@@ -19,7 +20,8 @@ from pipeline.trainer.keys.preference import PreferenceKeys
 from pipeline.trainer.linear_loss import CHUNK_ELEMENTS
 from pipeline.trainer.lm_head import LossHead, install_loss_head
 from pipeline.trainer.loss import token_losses
-from pipeline.trainer.preference import CHOSEN, implicit_rewards, pair_losses
+from pipeline.trainer.preference import CHOSEN, REJECTED, implicit_rewards, pair_losses
+from pipeline.trainer.reward_model import SCORE, rewards_at
 
 
 class Losses(NamedTuple):
@@ -40,27 +42,17 @@ class Losses(NamedTuple):
 
 
 class _Objective(nn.Module):
-    """Any causal LM of transformers, asked for what predicts the labels of a micro-batch."""
+    """Any decoder of transformers, asked for its states at the labels of a micro-batch."""
 
     def __init__(self, model: nn.Module, moe_aux_loss_coef: float | None = None) -> None:
         super().__init__()
         self.model = model
-        install_loss_head(_causal_lm(model))
         self._routers = Routers(model, moe_aux_loss_coef)
-
-    @property
-    def _head(self) -> nn.Module:
-        """Asked for every time: a strategy may put another module in its place."""
-        return _causal_lm(self.model).get_output_embeddings()
 
     def _states(self, batch: MicroBatch) -> torch.Tensor:
         """(B, K, H): the last hidden states at the labelled positions."""
-        decoder = _causal_lm(self.model).base_model
+        decoder = _own_model(self.model).base_model
         return decoder(**self._inputs(batch)).last_hidden_state[:, batch.positions]
-
-    def _logits(self, batch: MicroBatch) -> torch.Tensor:
-        """(B, K, V): only the labelled positions reach the lm_head."""
-        return self.model(**self._inputs(batch), logits_to_keep=batch.positions).logits
 
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
         if batch.cache is not None:
@@ -71,7 +63,7 @@ class _Objective(nn.Module):
                 **_documents(batch),
             }
         mask: Any = batch.attention_mask
-        config = _causal_lm(self.model).config
+        config = _own_model(self.model).config
         if config.get_text_config()._attn_implementation == BLOCK_MASK:
             mask = block_masks(config, batch)
         elif batch.preorder is not None and batch.position_ids is not None:
@@ -84,7 +76,24 @@ class _Objective(nn.Module):
         }
 
 
-class SupervisedObjective(_Objective):
+class _LanguageObjective(_Objective):
+    """Any causal LM, asked for what predicts the labels."""
+
+    def __init__(self, model: nn.Module, moe_aux_loss_coef: float | None = None) -> None:
+        super().__init__(model, moe_aux_loss_coef)
+        install_loss_head(_own_model(model))
+
+    @property
+    def _head(self) -> nn.Module:
+        """Asked for every time: a strategy may put another module in its place."""
+        return _own_model(self.model).get_output_embeddings()
+
+    def _logits(self, batch: MicroBatch) -> torch.Tensor:
+        """(B, K, V): only the labelled positions reach the lm_head."""
+        return self.model(**self._inputs(batch), logits_to_keep=batch.positions).logits
+
+
+class SupervisedObjective(_LanguageObjective):
     """The weighted next-token loss.
 
     In training, a mixture of experts adds its balance loss (`moe_aux_loss_coef`).
@@ -113,7 +122,7 @@ class SupervisedObjective(_Objective):
         return (losses * batch.weights).sum(), losses.detach(), predictions
 
 
-class PreferenceObjective(_Objective):
+class PreferenceObjective(_LanguageObjective):
     """The loss of pairs of continuations, which the signs of a label's weight tell apart."""
 
     def __init__(self, model: nn.Module, keys: PreferenceKeys) -> None:
@@ -131,10 +140,7 @@ class PreferenceObjective(_Objective):
         if not len(batch.references):
             none = batch.references
             return Losses(losses.sum(), losses.detach(), load, pairs=none, rewards=none)
-        weights = batch.weights[0]
-        # A product, because sums by index are added up in any order on a GPU.
-        sides = torch.arange(2 * len(batch.references), device=losses.device)
-        belongs = (2 * batch.pairs + (weights < 0) == sides[:, None]) * weights.abs()
+        belongs = _sides(batch)
         with torch.autocast(losses.device.type, enabled=False):
             sums = (-belongs @ losses[0]).view(-1, 2)
         means = sums / belongs.sum(dim=1).view(-1, 2)
@@ -159,8 +165,29 @@ class PreferenceObjective(_Objective):
         return torch.cat(losses, dim=1)
 
 
+class RewardObjective(_Objective):
+    """The loss of rewards (Bradley and Terry): how likely the chosen side is preferred by them."""
+
+    def forward(self, **fields: Any) -> Losses:
+        """`fields`: those of a `MicroBatch` of pairs, read at the last token of each side."""
+        batch = MicroBatch(**fields)
+        assert batch.pairs is not None
+        assert batch.references is not None
+        with self._routers.watched() as seen:
+            rewards = rewards_at(getattr(self.model, SCORE), self._states(batch))
+        load = expert_load(seen, batch)
+        none = torch.zeros_like(batch.weights)
+        if not len(batch.references):
+            return Losses(0 * rewards.sum(), none, load, rewards=batch.references)
+        of_pairs = (_sides(batch) @ rewards).view(-1, 2)
+        margins = of_pairs[:, CHOSEN] - of_pairs[:, REJECTED]
+        return Losses(-logsigmoid(margins).sum(), none, load, rewards=of_pairs.detach())
+
+
 def make_objective(model: nn.Module, args: TrainArgs) -> nn.Module:
     """The objective of the run's `stage`."""
+    if args.stage == "rm":
+        return RewardObjective(model)
     if args.stage == "dpo":
         return PreferenceObjective(model, args)
     return SupervisedObjective(model, args.moe_aux_loss_coef)
@@ -170,7 +197,19 @@ def _head_losses(head: LossHead, states: torch.Tensor, labels: torch.Tensor) -> 
     return token_losses(head(states), labels)
 
 
-def _causal_lm(model: Any) -> Any:
+def _sides(batch: MicroBatch) -> torch.Tensor:
+    """(2 x pairs, K): the weight of each label in the side that it belongs to, 0 in others.
+
+    For products: sums by index are added up in any order on a GPU.
+    """
+    assert batch.pairs is not None
+    assert batch.references is not None
+    weights = batch.weights[0]
+    sides = torch.arange(2 * len(batch.references), device=weights.device)
+    return (2 * batch.pairs + (weights < 0) == sides[:, None]) * weights.abs()
+
+
+def _own_model(model: Any) -> Any:
     """The model of transformers, without the adapters' wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

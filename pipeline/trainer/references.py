@@ -31,7 +31,7 @@ def reference_likelihoods(
     Zeros where the loss compares with nothing.
     """
     num_pairs = len(planned.data)
-    if not planned.args.has_reference:
+    if planned.args.stage == "rm" or not planned.args.has_reference:
         return np.zeros((num_pairs, 2), dtype=np.float32)
     file = Path(planned.args.output_dir) / REFERENCE_FILE
     known = resumes and file.is_file()

@@ -97,7 +97,7 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         strategy = make_strategy(args, distributed)
     _seed(args, args.seed + distributed.rank)
     references = None
-    if args.stage == "dpo":
+    if args.trains_pairs:
         resumes = checkpoint is not None
         references = reference_likelihoods(planned, strategy, distributed, resumes=resumes)
     if checkpoint is not None:

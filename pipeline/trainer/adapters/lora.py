@@ -26,6 +26,7 @@ from pipeline.trainer.adapters.beside_shards import whole_shapes
 from pipeline.trainer.adapters.pissa import convert_pissa, converted_config
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.keys.finetuning import split_names
+from pipeline.trainer.reward_model import SCORE
 
 ADAPTER = "default"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -152,12 +153,12 @@ def _new_adapter(model: PreTrainedModel, args: TrainArgs) -> None:
     in_full = split_names(args.additional_target)
     ties = bool(model.config.get_text_config().tie_word_embeddings)
     config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if args.stage == "rm" else TaskType.CAUSAL_LM,
         r=args.lora_rank,
         lora_alpha=args.lora_alpha or 2 * args.lora_rank,
         lora_dropout=args.lora_dropout,
         target_modules=_linear_modules(model) if targets == ["all"] else targets,
-        modules_to_save=in_full or None,
+        modules_to_save=[*in_full, *([SCORE] if args.stage == "rm" else [])] or None,
         ensure_weight_tying=ties and bool(in_full),  # embeddings and lm_head stay one matrix
         use_rslora=args.use_rslora,
         use_dora=args.use_dora,
@@ -187,7 +188,7 @@ def _initial_matrices(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def _linear_modules(model: PreTrainedModel) -> list[str]:
     """Last names of all linear modules but the output layer."""
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() or getattr(model, SCORE, None)
     return sorted(
         {
             name.rpartition(".")[2]

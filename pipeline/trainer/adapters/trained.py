@@ -14,6 +14,7 @@ from pipeline.errors import TrainError
 from pipeline.trainer.adapters.lora import attach_lora
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.keys.finetuning import split_names
+from pipeline.trainer.reward_model import SCORE
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +62,11 @@ def freeze(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> None:
     _check_known("freeze_trainable_modules", modules, in_layers | {"all"})
     extra = split_names(args.freeze_extra_modules)
     _check_known("freeze_extra_modules", extra, outside)
+    new = [SCORE] if args.stage == "rm" else []
     for name, parameter in model.named_parameters():
         place = _LAYER.search(name)
         if place is None:
-            parameter.requires_grad_(name.split(".")[-2] in extra)
+            parameter.requires_grad_(name.split(".")[-2] in [*extra, *new])
         else:
             is_module = "all" in modules or place[2] in modules
             parameter.requires_grad_(is_module and int(place[1]) in layers)

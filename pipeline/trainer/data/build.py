@@ -281,7 +281,7 @@ class _Build:
         tally = Tally(
             self._spec.cutoff_len,
             self._spec.cutoff_policy,
-            holds_pairs=self._spec.tokenizer.rendering.stage == "dpo",
+            holds_pairs=self._spec.tokenizer.rendering.holds_pairs,
         )
         parts = [np.empty(0, dtype=DOCUMENT)]
         stored_tokens: dict[str, int] = {}

@@ -36,7 +36,7 @@ class MicroBatch:
     weights: torch.Tensor  # (B, K)
     num_tokens: int
     """Real tokens, padding not counted."""
-    pairs: torch.Tensor | None = None  # (K,) stage dpo: number of the pair that each label is of
+    pairs: torch.Tensor | None = None  # (K,) of pairs: number of the pair that each label is of
     references: torch.Tensor | None = None  # (pairs, 2) log likelihoods before the training
     cache: Any = None
     """Keys and values of the tokens before, of transformers; the forward pass adds its own."""
@@ -91,8 +91,12 @@ def collate(examples: list[Example], pad_token_id: int) -> MicroBatch:
     )
 
 
-def collate_trees(trees: list[PrefixTree], pad_token_id: int) -> MicroBatch:
+def collate_trees(
+    trees: list[PrefixTree], pad_token_id: int, *, at_targets: bool = False
+) -> MicroBatch:
     """All trees in one sequence, one after the other, without padding.
+
+    With `at_targets` the positions are those of the trained tokens, not of what predicts them.
 
     No tree at all gives one pad token that carries no loss, as in `collate`.
     """
@@ -109,7 +113,8 @@ def collate_trees(trees: list[PrefixTree], pad_token_id: int) -> MicroBatch:
     bounds.append(segments[-1].end)
     has_branches = any(segment.ancestors for segment in segments)
     preorder = _joined([np.stack([tree.ranks, tree.ends]) for tree in trees], firsts)
-    positions = _joined([tree.predictors for tree in trees], firsts)
+    read = [tree.targets if at_targets else tree.predictors for tree in trees]
+    positions = _joined(read, firsts)
     labels = _joined([tree.labels for tree in trees])
     weights = _joined([tree.weights for tree in trees])
     if not len(positions):

@@ -17,8 +17,8 @@ from pipeline.errors import DataError
 from pipeline.files import atomic_open, sha256_file
 from pipeline.jsonl import encode_json
 from pipeline.text_rows import TEXT_SUFFIX, read_text_rows
-from pipeline.trainer.data.rendering import Stage
 from pipeline.trainer.data.row_file import decode_row, read_raw_rows
+from pipeline.trainer.keys.finetuning import PAIR_STAGES, Stage
 
 _ROLES = {  # tag -> its default value; the canonical name of the role in ShareGPT
     "user_tag": "human",
@@ -31,7 +31,12 @@ _REFUSED = {  # keys of an entry that would change what is trained, and what to 
     "num_samples": "LLaMA-Factory draws that many rows without a seed; remove it and write "
     "training.max_samples, or take a sample into a file of its own",
 }
-_FORMATTING: dict[Stage, str] = {"sft": "sharegpt", "pt": "alpaca", "dpo": "sharegpt"}
+_FORMATTING: dict[Stage, str] = {
+    "sft": "sharegpt",
+    "pt": "alpaca",
+    "dpo": "sharegpt",
+    "rm": "sharegpt",
+}
 _SIDES = ("chosen", "rejected")
 _PLAIN_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
@@ -171,13 +176,13 @@ def find_datasets(dataset_dir: Path, names: str, stage: Stage | None = None) -> 
         refused = next((key for key in _REFUSED if entry.get(key)), None)
         if refused is not None:
             raise DataError(f"{info_file}: {name}: {refused}: {_REFUSED[refused]}")
-        if stage and bool(entry.get("ranking")) != (stage == "dpo"):
+        if stage and bool(entry.get("ranking")) != (stage in PAIR_STAGES):
             raise DataError(
                 f"{info_file}: {name}: "
                 + (
-                    "stage dpo needs pairs (ranking: true, with columns chosen and rejected)"
-                    if stage == "dpo"
-                    else f"holds pairs (ranking: true), which are for stage dpo, not {stage}"
+                    f"stage {stage} needs pairs (ranking: true, with columns chosen and rejected)"
+                    if stage in PAIR_STAGES
+                    else f"holds pairs (ranking: true), for stage dpo or rm, not {stage}"
                 )
             )
         if dataset.file is not None and not dataset.file.is_file():

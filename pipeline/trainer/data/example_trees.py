@@ -4,7 +4,7 @@
 
 Examples that begin alike, one behind the other, are one document, as many as together need at most
 `cutoff_len` tokens. Which ones are neighbours, those of a row or of a dataset: neighbours.py. Of
-pairs (stage dpo), all examples of a row are one document.
+pairs, all examples of a row are one document.
 """
 
 from functools import cached_property

@@ -21,12 +21,12 @@ def load_micro_batch(data: ExampleTrees, documents: list[int], *, concatenates: 
 def load_pairs(data: ExampleTrees, documents: list[int], references: np.ndarray) -> MicroBatch:
     """The tensors, on the host, of some pairs by index.
 
-    references (all pairs, 2): log likelihoods before the training.
+    references (all pairs, 2): log likelihoods before the training; zeros without such.
     """
     trees = [data.tree(index) for index in documents]
     numbers = np.repeat(np.arange(len(trees)), [len(tree.labels) for tree in trees])
     return replace(
-        collate_trees(trees, data.store.pad_token_id),
+        collate_trees(trees, data.store.pad_token_id, at_targets=data.store.scores_ends),
         pairs=torch.from_numpy(numbers if len(trees) else np.zeros(1, dtype=np.int64)),
         references=torch.from_numpy(references[documents]).float().view(-1, 2),
     )

@@ -1,21 +1,21 @@
-"""Pairs of stage dpo: two continuations of one conversation, of which the first was better.
+"""Pairs of stages dpo and rm: two continuations of a conversation, of which the first was better.
 
     {"conversations": [turns, up to the last input], "chosen": [turns], "rejected": [turns]}
       ->  examples of the chosen continuation, its turns weighing w;
           examples of the rejected one, its turns weighing -w
 
-The sign of a loss weight tells the sides apart from here on, its size is the turn's weight.
+The sign of a loss weight tells the sides apart from here on, its size is the turn's weight. In
+stage rm a side is one example, the last, and what weighs is the token that ends it.
 """
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.preference_pairs import pair_sides
-from pipeline.trainer.data.example import Example
+from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.shard import Shard
 
 
@@ -26,8 +26,9 @@ class _Renderer(Protocol):
 class PairRenderer:
     """Renders both continuations as the conversations that they make."""
 
-    def __init__(self, renderer: _Renderer) -> None:
+    def __init__(self, renderer: _Renderer, *, only_ends: bool) -> None:
         self._renderer = renderer
+        self._only_ends = only_ends
 
     def row_examples(self, row: dict[str, Any]) -> list[Example]:
         """The examples of the chosen continuation, then those of the rejected one.
@@ -36,7 +37,7 @@ class PairRenderer:
             cannot be rendered.
         """
         if "conversations" not in row:
-            raise DataError("conversations: missing; stage dpo trains on pairs (ranking: true)")
+            raise DataError("conversations: missing; the stage trains on pairs (ranking: true)")
         chosen, rejected = pair_sides(row)
         negated = [_negated(example) for example in self._side(rejected, "rejected")]
         return self._side(chosen, "chosen") + negated
@@ -48,17 +49,16 @@ class PairRenderer:
             raise DataError(f"{name}: {error}") from error
         if not examples:
             raise DataError(f"{name}: no turn of it carries loss")
-        return examples
+        return [_end_of(examples[-1])] if self._only_ends else examples
+
+
+def _end_of(example: Example) -> Example:
+    length = len(example.ids)
+    return Example(example.ids, [Span(length - 1, length, 1.0)])
 
 
 def _negated(example: Example) -> Example:
     return Example(example.ids, [replace(span, weight=-span.weight) for span in example.spans])
-
-
-def num_pairs(examples: list[Example]) -> int:
-    """How often the examples of a chosen side are followed by those of a rejected one."""
-    signs = [example.spans[0].weight > 0 for example in examples]
-    return sum(one and not other for one, other in pairwise(signs))
 
 
 def whole_pairs(documents: np.ndarray) -> np.ndarray:

@@ -66,6 +66,7 @@ class PrefixTree:
     segments: tuple[Segment, ...]
     """They cover the tokens, in order."""
     predictors: np.ndarray  # (N,) tokens whose output predicts a trained one; rising, may repeat
+    targets: np.ndarray  # (N,) the trained tokens, in the order of their predictors
     labels: np.ndarray  # (N,) the trained ids
     weights: np.ndarray  # (N,) float64
 
@@ -108,6 +109,7 @@ class PrefixTree:
             *_preorder([branch.shared for branch in branches], paths, size),
             tuple(segments),
             predictors=parents[trained],
+            targets=trained,
             labels=ids[trained],
             weights=weights[trained],
         )

@@ -39,8 +39,8 @@ def renderer_of(
         renderer = Renderer(tokenizer, rendering, stop_tokens, is_compiled=is_compiled)
     else:
         renderer = NamedRenderer(tokenizer, rendering)
-    if rendering.stage == "dpo":
-        return PairRenderer(renderer)
+    if rendering.holds_pairs:
+        return PairRenderer(renderer, only_ends=rendering.stage == "rm")
     return _WindowRenderer(renderer) if rendering.splits_at_compaction else renderer
 
 

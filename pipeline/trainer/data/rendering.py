@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import ConfigError
+from pipeline.trainer.keys.finetuning import PAIR_STAGES, Stage
 
 if TYPE_CHECKING:
     from pipeline.trainer.args import TrainingKeys
 
 ReasoningHistory = Literal["as_template", "keep", "last_turn"]
-Stage = Literal["sft", "pt", "dpo"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Rendering:
     template_date: str = "26 Jul 2024"
     splits_at_compaction: bool = False
     stage: Stage = "sft"
+
+    @property
+    def holds_pairs(self) -> bool:
+        return self.stage in PAIR_STAGES
 
     @classmethod
     def of(cls, keys: "TrainingKeys") -> "Rendering":

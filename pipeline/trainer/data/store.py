@@ -37,6 +37,7 @@ from pipeline.trainer.data.read_files import READ_FILES_FILE, ReadFiles
 from pipeline.trainer.data.shard import Shard, is_intact
 from pipeline.trainer.data.tally import PolicyTally, StoreCounts
 from pipeline.trainer.data.tokenize import TokenizerSource
+from pipeline.trainer.keys.finetuning import PAIR_STAGES
 
 STORE_FILE = "store.json"
 DOCUMENTS_FILE = "documents.npy"
@@ -213,7 +214,12 @@ class TokenStore:
     @property
     def holds_pairs(self) -> bool:
         """The examples of a row are two sides, told apart by the sign of their weights."""
-        return self.parameters["stage"] == "dpo"
+        return self.parameters["stage"] in PAIR_STAGES
+
+    @property
+    def scores_ends(self) -> bool:
+        """Of each side, what counts is what the model says at its last token."""
+        return self.parameters["stage"] == "rm"
 
     @property
     def num_trained_datasets(self) -> int:

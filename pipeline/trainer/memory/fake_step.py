@@ -154,7 +154,9 @@ def _run_passes(
     def leave(*_: Any) -> None:
         stack.pop().__exit__(None, None, None)
 
-    hooks = [head.register_forward_pre_hook(enter), head.register_forward_hook(leave)]
+    hooks: list[Any] = []
+    if head is not None:  # a reward model has none
+        hooks = [head.register_forward_pre_hook(enter), head.register_forward_hook(leave)]
     with _documents_as_given(batch):
         with live.making(ACTIVATIONS), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = objective(**vars(batch)).total

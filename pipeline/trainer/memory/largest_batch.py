@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from pipeline.trainer.data.collate import MicroBatch, collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
-from pipeline.trainer.data.load import load_micro_batch
+from pipeline.trainer.data.load import load_micro_batch, load_pairs
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.prefix_tree import PrefixTree
 from pipeline.trainer.planned_run import PlannedRun
@@ -15,6 +16,8 @@ from pipeline.trainer.planned_run import PlannedRun
 def largest_batch(run: PlannedRun) -> MicroBatch:
     """The tensors, on the host, of the micro-batch with most tokens, padding included."""
     documents = largest_micro_batch(run.plan, concatenates=run.args.concatenates)
+    if run.args.trains_pairs:
+        return load_pairs(run.data, documents, np.zeros((len(run.data), 2), dtype=np.float32))
     return load_micro_batch(run.data, documents, concatenates=run.args.concatenates)
 
 
@@ -38,7 +41,11 @@ def batch_like(batch: MicroBatch, rows: int, tokens: int) -> MicroBatch:
     trained = Span(start=1, end=1 + max(1, round(share * (tokens - 1))), weight=1.0)
     examples = [Example([0] * tokens, [trained])] * rows
     if batch.position_ids is not None:
-        return collate_trees([PrefixTree.of([example]) for example in examples], 0)
+        made = collate_trees([PrefixTree.of([example]) for example in examples], 0)
+        if batch.pairs is None:
+            return made
+        pairs = torch.arange(rows).repeat_interleave(len(made.positions) // rows)
+        return replace(made, pairs=pairs, references=torch.zeros(rows, 2))
     made = collate(examples, 0)
     return replace(made, attention_mask=None if batch.attention_mask is None else made.input_ids)
 

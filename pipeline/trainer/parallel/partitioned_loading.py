@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 
 class Partitioning(NamedTuple):
@@ -20,10 +20,13 @@ class Partitioning(NamedTuple):
     device: torch.device
     """Where they go."""
 
-    def class_for(self, config: Any, *, trust_remote_code: bool) -> type[PreTrainedModel]:
-        """The class that `AutoModelForCausalLM` chooses, made to shard every new model."""
+    def class_for(
+        self, auto: Any, config: Any, *, trust_remote_code: bool
+    ) -> type[PreTrainedModel]:
+        """The class that `auto`, one of `AutoModelFor...`, chooses, made to shard every new
+        model."""
         with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            empty = auto.from_config(config, trust_remote_code=trust_remote_code)
         chosen = type(empty)
         shard = self.shard
 
