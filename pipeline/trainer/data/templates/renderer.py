@@ -90,19 +90,17 @@ class NamedRenderer:
     ) -> list[tuple[list[int], list[int]]]:
         """Ids of each prompt and of the reply to it."""
         rendering, template = self._rendering, self._template
-        history_without_thoughts = rendering.mask_history and not rendering.preserve_thinking
+        begin = self._begin_of_thoughts(turns)
         pairs = []
         for index in range(0, len(turns), 2):
-            is_last = index + 2 == len(turns)
             value = turns[index + 1]["value"]
-            drops = rendering.enable_thinking is False or (history_without_thoughts and not is_last)
-            if template.reasons and drops:
+            if template.reasons and (not rendering.enable_thinking or index < begin):
                 value = _THOUGHT.sub("", value).lstrip("\n")
             prompt = self._opening(system, tools) if index == 0 else []
             prompt += self._prompt(turns[index], index)
             reply = self._reply({**turns[index + 1], "value": value}, index + 1)
             has_thought = _THINK.strip() in value or _END_THINK.strip() in value
-            if template.reasons and not has_thought and (is_last or not history_without_thoughts):
+            if template.reasons and not has_thought and index >= begin:
                 empty = self._ids(_THINK + _END_THINK)
                 if rendering.enable_thinking:
                     reply = empty + reply
@@ -110,6 +108,17 @@ class NamedRenderer:
                     prompt += empty
             pairs.append((prompt, reply))
         return pairs
+
+    def _begin_of_thoughts(self, turns: list[dict[str, Any]]) -> int:
+        """The turns before this one lose their thoughts, and get no empty ones: what LLaMA-Factory
+        does with history where a part of the replies, or of a pair, is not trained."""
+        if self._rendering.preserve_thinking:
+            return 0
+        if self._rendering.mask_history:
+            return len(turns) - 2
+        replies = range(1, len(turns), 2)
+        trained = (index - 1 for index in replies if turns[index].get("loss_weight", 1.0) > 0)
+        return next(trained, 0) if self._rendering.holds_pairs else 0
 
     def _opening(self, system: str, tools: str) -> list[int]:
         system = system or self._template.default_system
