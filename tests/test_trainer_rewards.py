@@ -22,9 +22,10 @@ from transformers import (
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.errors import TrainError
+from pipeline.errors import ConfigError, TrainError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.example_trees import ExampleTrees
+from pipeline.trainer.parallel.fsdp_config import sharding_of
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 
@@ -193,6 +194,7 @@ def test_an_adapter_of_a_reward_model_is_loaded_by_peft_and_merged(
         pytest.param({"fsdp": True}, id="fsdp2"),
         pytest.param({"deepspeed": str(_ZERO_3)}, id="zero-3"),
         pytest.param({"finetuning_type": "freeze"}, id="freeze"),
+        pytest.param({"finetuning_type": "lora", "deepspeed": str(_ZERO_3)}, id="lora, zero-3"),
     ],
 )
 def test_two_ranks_give_the_losses_of_one(
@@ -208,7 +210,9 @@ def test_two_ranks_give_the_losses_of_one(
         expected = [line[name] for line in ours]
         assert [line[name] for line in theirs] == pytest.approx(expected, abs=1e-5), name
     assert ours[-1]["rewards/margins"] > 0
-    mine, other = [load_file(Path(a.output_dir) / "model.safetensors") for a in (one, two)]
+    name = "adapter_model" if weights.get("finetuning_type") == "lora" else "model"
+    mine, other = [load_file(Path(a.output_dir) / f"{name}.safetensors") for a in (one, two)]
+    assert any("score" in weight for weight in mine)
     for name, weight in mine.items():
         torch.testing.assert_close(weight, other[name], rtol=0, atol=1e-5)
 
@@ -221,6 +225,14 @@ def test_a_model_whose_padding_ends_turns_is_refused(tiny_model: Path, tmp_path:
     (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(TrainError, match="is both padding and the end of a turn"):
         train(_args(model, tmp_path), StopRequest())
+
+
+def test_fsdp_does_not_shard_the_output_layer_of_an_adapter(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    args = _args(tiny_model, tmp_path, finetuning_type="lora", fsdp=True)
+    with pytest.raises(ConfigError, match="the adapter holds the whole output layer"):
+        sharding_of(args, {})
 
 
 def test_weights_in_few_bits_are_refused(tiny_model: Path, tmp_path: Path) -> None:

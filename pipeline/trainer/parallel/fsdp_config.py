@@ -96,6 +96,11 @@ def _check_whole_tensors(keys: TrainingKeys) -> None:
                 f"training.{key}: needs whole weights, and with fsdp every rank holds a part of "
                 "them; remove it, or use DDP (training.fsdp and training.deepspeed null)"
             )
+    if keys.stage == "rm" and keys.finetuning_type == "lora":
+        raise ConfigError(
+            "training.stage rm: with finetuning_type lora the adapter holds the whole output layer "
+            "that fsdp would shard; use DDP or DeepSpeed (training.fsdp null), or full or freeze"
+        )
     adapters = split_names(keys.adapter_name_or_path)
     if len(adapters) > 1 or (adapters and keys.create_new_adapter):
         raise ConfigError(
