@@ -89,8 +89,10 @@ def test_what_the_environment_asks_for_in_vain_is_refused() -> None:
             {**_LORA, "adapter_name_or_path": "a,b"},
             "adapters cannot be merged into weights that fsdp shards; merge them first",
         ),
-        ({"use_muon": True}, r"training\.use_muon: not for the sharded weights of fsdp; use optim"),
-        ({"optim": "adamw_8bit"}, "optim: adamw_8bit: not for the sharded weights of fsdp; use"),
+        (
+            {"use_muon": True, "fsdp_config": {"cpu_offload": True}},
+            r"training\.use_muon: computes with whole matrices, and fsdp is to keep them on the",
+        ),
     ],
 )
 def test_what_needs_whole_tensors_is_refused(keys: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ Run: pytest tests/test_trainer_optim.py
 """
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from trainer_runs import (
+    RankServer,
     conversations,
     losses,
     signalling_tracker,
@@ -292,3 +295,44 @@ def test_a_run_learns_and_resumes_bit_for_bit(
     assert losses(tmp_path / "cut") == found
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "cut")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "tolerance"),
+    [
+        ({"optim": "adamw_8bit"}, 2, 1e-5),
+        ({"use_muon": True}, 2, 1e-4),
+        pytest.param({"optim": "adamw_bf16"}, 2, 1e-4, marks=pytest.mark.slow),
+        pytest.param({"optim": "adamw_8bit"}, 4, 1e-5, marks=pytest.mark.slow),
+        pytest.param({"use_muon": True}, 4, 1e-4, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_equivalence_of_sharded_optimizers_to_one_process(
+    tiny_model: Path,
+    tmp_path: Path,
+    rank_server: RankServer,
+    changes: dict[str, Any],
+    ranks: int,
+    tolerance: float,
+) -> None:
+    """Muon's update is computed in bf16, and bf16 moments are rounded at random."""
+    dataset_dir = write_dataset(tmp_path / "data", conversations(6))
+    alone = train_args(tiny_model, dataset_dir, tmp_path / "alone", **changes)
+    train(alone, StopRequest())
+    batches = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // ranks}
+    mesh = {"mp_shard_size": 2} if ranks == 4 else {}
+    sharding = {"fsdp": "full_shard", "fsdp_config": mesh, "save_steps": 3}
+    args = train_args(
+        tiny_model, dataset_dir, tmp_path / "sharded", **changes, **batches, **sharding
+    )
+    rank_server.run(args, ranks=ranks)
+    whole = losses(tmp_path / "sharded")
+    assert whole == pytest.approx(losses(tmp_path / "alone"), abs=tolerance)
+    expected = load_file(tmp_path / "alone" / "model.safetensors")
+    for name, weight in load_file(tmp_path / "sharded" / "model.safetensors").items():
+        # Six steps change a weight by several times 1e-3.
+        assert (weight - expected[name]).abs().mean() < tolerance
+    shutil.rmtree(tmp_path / "sharded" / "checkpoint-6")
+    rank_server.run(args.model_copy(update={"resume_from_checkpoint": "latest"}), ranks=ranks)
+    assert losses(tmp_path / "sharded") == whole

@@ -5,8 +5,9 @@ would freeze the second moment: with beta2 = 0.999 it changes by less than bfloa
 
 BLOCKWISE_8BIT: both in a byte that numbers a code in [-1, 1], times the largest absolute value of
 each block of 256 (dynamic quantization: Dettmers et al., 8-bit Optimizers via Block-wise
-Quantization, arXiv 2110.02861). Small parameters keep fp32, as there. The second moment has no code
-for zero: what is small becomes the smallest code instead, so that no step is divided by epsilon.
+Quantization, arXiv 2110.02861). Small parameters keep fp32, as there, and so do norms and biases.
+The second moment has no code for zero: what is small becomes the smallest code instead, so that no
+step is divided by epsilon.
 
 The arithmetic is fp32, on one tile at a time, so that the fp32 copies stay small.
 """
@@ -54,7 +55,8 @@ class CompactAdamW(torch.optim.Optimizer):
         betas: tuple[float, float],
         eps: float,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "is_matrix": True}
+        super().__init__(params, defaults)
         self._moments = moments
         self._codes: dict[tuple[torch.device, bool], torch.Tensor] = {}
 
@@ -82,7 +84,7 @@ class CompactAdamW(torch.optim.Optimizer):
     def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
-            state.update(_empty_state(parameter, self._moments))
+            state.update(_empty_state(parameter, self._moments if group["is_matrix"] else FP32))
         state["step"] += 1
         step = int(state["step"])  # on the host
         beta1, beta2 = group["betas"]
@@ -165,8 +167,7 @@ def dynamic_codes(*, signed: bool) -> torch.Tensor:
 
 
 def _empty_state(parameter: torch.Tensor, moments: Moments) -> dict[str, Any]:
-    is_shard = isinstance(parameter, DTensor)
-    if parameter.numel() < _SMALLEST or (is_shard and parameter.ndim == 1):
+    if parameter.numel() < _SMALLEST:
         moments = FP32
     state: dict[str, Any] = {"step": torch.tensor(0.0)}
     for name in ("exp_avg", "exp_avg_sq"):
@@ -197,7 +198,7 @@ def _empty_scales(parameter: torch.Tensor) -> torch.Tensor:
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank holds, as (rows, last dimension), in the same memory."""
     local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
-    return local.view(-1, local.shape[-1]) if local.ndim > 1 else local.view(1, -1)
+    return local.view(-1, local.shape[-1]) if local.ndim > 1 else local.view(1, local.numel())
 
 
 def _tiles(rows: int, columns: int) -> Iterator[Tile]:

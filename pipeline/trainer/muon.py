@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 _EMBEDDINGS = ("embed", "lm_head")
 
@@ -36,7 +37,7 @@ class Muon(torch.optim.Optimizer):
             group["by_muon"] = True
         for group in others:
             group["by_muon"] = False
-        muon = torch.optim.Muon(matrices, lr=adamw["lr"], adjust_lr_fn="match_rms_adamw")
+        muon = _MuonOfWholes(matrices, lr=adamw["lr"], adjust_lr_fn="match_rms_adamw")
         parts = (muon, torch.optim.AdamW(others, **adamw))
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._parts = parts
@@ -54,3 +55,40 @@ class Muon(torch.optim.Optimizer):
         for part, by_muon in zip(self._parts, (True, False), strict=False):
             part.state = self.state
             part.param_groups = [g for g in self.param_groups if g["by_muon"] == by_muon]
+
+
+class _MuonOfWholes(torch.optim.Muon):
+    """`torch.optim.Muon`, also of sharded matrices: each is whole while its update is made.
+
+    The update is orthogonal as a matrix, so it does not follow from the rows that a rank has. As
+    under DDP, every rank computes it.
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # no closures
+        sharded = [(group, p) for group in self.param_groups for p in group["params"]]
+        sharded = [(group, p) for group, p in sharded if isinstance(p, DTensor)]
+        if not sharded:
+            super().step()
+            return
+        for group, parameter in sharded:
+            if parameter.grad is not None:
+                self._update(parameter, parameter.grad, group)
+
+    def _update(self, parameter: DTensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        direction = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+        assert isinstance(direction, DTensor)
+        # Of a matrix of zeros without decay and momentum, a step leaves just the update.
+        update = torch.zeros(parameter.shape, dtype=direction.dtype, device=direction.device)
+        update.grad = direction.full_tensor()
+        alone = {**group, "params": [update], "momentum": 0.0, "weight_decay": 0.0}
+        torch.optim.Muon([alone]).step()
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        rows = distribute_tensor(
+            update, parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
+        parameter.add_(rows)

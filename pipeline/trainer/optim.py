@@ -51,8 +51,9 @@ def _groups(parameters: Named, args: TrainArgs) -> list[dict[str, Any]]:
         is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
         scale = _learning_rate_scale(name, is_matrix, args)
         weight_decay = args.weight_decay if is_matrix else 0.0
-        new = {"params": [], "weight_decay": weight_decay, "lr_scale": scale}
-        groups.setdefault((not is_matrix, scale), new)["params"].append(parameter)
+        new = {"weight_decay": weight_decay, "lr_scale": scale, "is_matrix": is_matrix}
+        group = groups.setdefault((not is_matrix, scale), {"params": [], **new})
+        group["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 
 

@@ -68,7 +68,8 @@ class OptimizationKeys(StrictModel):
     of 4. The 8-bit names mean the same: block-wise quantization that needs no package."""
     use_muon: bool = False
     """Muon for the matrices of the layers; `optim` for embeddings, lm_head, norms and biases is
-    then adamw_torch. It needs whole matrices: set `deepspeed` to null."""
+    then adamw_torch. It needs whole matrices: DDP has them, `fsdp` gathers one at a time; set
+    `deepspeed` to null."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of AdamW's first moment."""
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)

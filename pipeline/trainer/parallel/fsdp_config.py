@@ -8,7 +8,6 @@ from pipeline.trainer.args import TrainingKeys
 from pipeline.trainer.keys.finetuning import split_names
 
 _HYBRID = {"hybrid_shard", "hybrid_shard_zero2"}
-_SHARDABLE_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 _OF_WHOLE_WEIGHTS = ("additional_target", "pissa_init", "use_dora", "quantization_bit")
 _TRUE = ("1", "true", "yes", "on", "y", "t")
 
@@ -51,18 +50,23 @@ def sharding_of(keys: TrainingKeys, environment: Mapping[str, str]) -> Sharding 
     Raises: ConfigError: DeepSpeed is asked for as well, Accelerate asks for FSDP 1, or something
         is asked for that needs whole tensors.
     """
+    sharding = _asked_for(keys, environment)
+    if sharding is not None:
+        _check_whole_tensors(keys, sharding)
+    return sharding
+
+
+def _asked_for(keys: TrainingKeys, environment: Mapping[str, str]) -> Sharding | None:
     options = keys.fsdp_options
     config = keys.fsdp_config
     if options is None:
         if not _is_true(environment.get("ACCELERATE_USE_FSDP", "")):
             return None
         _check_environment(keys, environment)
-        _check_whole_tensors(keys)
         return Sharding(
             reshard_after_forward=_is_true(environment.get("FSDP_RESHARD_AFTER_FORWARD", "true")),
             cpu_offload=_is_true(environment.get("FSDP_OFFLOAD_PARAMS", "false")),
         )
-    _check_whole_tensors(keys)
     reshard = config.reshard_after_forward
     if reshard is None:
         reshard = not options & {"shard_grad_op", "hybrid_shard_zero2"}
@@ -89,7 +93,7 @@ def _check_environment(keys: TrainingKeys, environment: Mapping[str, str]) -> No
         )
 
 
-def _check_whole_tensors(keys: TrainingKeys) -> None:
+def _check_whole_tensors(keys: TrainingKeys, sharding: Sharding) -> None:
     for key in _OF_WHOLE_WEIGHTS:
         if getattr(keys, key):
             raise ConfigError(
@@ -107,11 +111,10 @@ def _check_whole_tensors(keys: TrainingKeys) -> None:
             "training.adapter_name_or_path: adapters cannot be merged into weights that fsdp "
             "shards; merge them first with sft export --to model"
         )
-    if keys.use_muon or keys.optim not in _SHARDABLE_OPTIMIZERS:
-        asked = "use_muon" if keys.use_muon else f"optim: {keys.optim}"
+    if keys.use_muon and sharding.cpu_offload:
         raise ConfigError(
-            f"training.{asked}: not for the sharded weights of fsdp; use optim: adamw_torch, or "
-            "DDP (training.fsdp and training.deepspeed null)"
+            "training.use_muon: computes with whole matrices, and fsdp is to keep them on the "
+            "host, which would take minutes a step; remove one of both"
         )
 
 
