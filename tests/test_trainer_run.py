@@ -252,6 +252,17 @@ def test_epochs_can_decide_when_to_save(
     assert saved == (output_dir / "model.safetensors").read_bytes()
 
 
+def test_a_signal_that_an_import_has_caught_is_not_lost(
+    tiny_model: Path, dataset_dir: Path, tmp_path: Path
+) -> None:
+    stop = StopRequest()
+    with pytest.raises(InterruptedRun):
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(InterruptedRun, match="SIGTERM before the first step; nothing to save"):
+        train(train_args(tiny_model, dataset_dir, tmp_path / "run"), stop)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_signal_before_the_first_step_ends_without_a_checkpoint(
     tiny_model: Path, dataset_dir: Path, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         DataError: the dataset cannot be rendered with the model's chat template.
         InterruptedRun: a signal came; `saved` says whether a checkpoint was written.
     """
+    stop.check()
     if args.eval_strategy != "no" and not args.evaluates:
         raise ConfigError(
             f"eval_strategy: {args.eval_strategy}: there is nothing to evaluate on; set val_size "
@@ -108,7 +109,7 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     if distributed.is_main:
         announce(planned, strategy, distributed, context, checkpoint)
         memory.announce()
-    stop.training = True
+    stop.begin_training()
     try:
         run.steps(stop)
         run.finish()
