@@ -40,7 +40,9 @@ def _obstacle(args: TrainArgs, model: Any) -> str | None:
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
     if "chunked_attention" in kinds:
         return "layers of kind chunked_attention cut sequences where they are long, not by branch"
-    if flash_attn == "auto" and not model._supports_sdpa:
+    # Transformers 5.17 says of models with soft capping that PyTorch's kernels can do it.
+    caps = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    if flash_attn == "auto" and (caps or not model._supports_sdpa):
         return (
             "this model's attention is more than masking, which PyTorch's kernels cannot do: set "
             "training.flash_attn: disabled (eager, with a mask)"
