@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.config.strict import OptionalText, StrictModel
+from pipeline.trainer.keys.finetuning import PAIR_STAGES
 
 
 def check_multiple(save_steps: int | None, every: int | None, name: str) -> None:
@@ -115,7 +116,7 @@ class EvaluationKeys(StrictModel):
     @classmethod
     def _is_measured(cls, metric: str | None, info: ValidationInfo) -> str | None:
         more = ("compute_accuracy", "eval_on_each_dataset", "eval_generation_samples")
-        is_more = info.data.get("stage") == "dpo" or any(info.data.get(key) for key in more)
+        is_more = info.data.get("stage") in PAIR_STAGES or any(info.data.get(key) for key in more)
         if metric not in (None, "loss", "eval_loss") and not is_more:
             raise ValueError(f"only eval_loss is measured; for more set {' or '.join(more)}")
         return metric
