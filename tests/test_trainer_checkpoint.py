@@ -6,6 +6,7 @@ Run: pytest tests/test_trainer_checkpoint.py
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,15 @@ def test_the_final_model_replaces_files_and_leaves_checkpoints(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("checkpoint-1", "model.safetensors", "trainer_state.json")
     ]
+
+
+def test_the_log_says_how_long_training_waited(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    _save(tmp_path, 1, before=lambda _: time.sleep(0.1))  # state, model, publish
+    (message,) = (m for m in caplog.messages if m.startswith("saved"))
+    assert float(message.split()[-2]) >= 0.3
 
 
 def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:

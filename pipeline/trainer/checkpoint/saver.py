@@ -126,7 +126,9 @@ class Saver:
         else:
             save.publishing, save.outcome = True, None
             if self._distributed.is_main:
+                started = time.monotonic()
                 self._writer.publish(save.publication)
+                save.stalled_seconds += time.monotonic() - started
 
     def close(self) -> None:
         self._writer.close()
