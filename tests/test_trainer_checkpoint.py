@@ -20,6 +20,7 @@ from pipeline.trainer.checkpoint.background import BackgroundWriter
 from pipeline.trainer.checkpoint.inline import InlineWriter
 from pipeline.trainer.checkpoint.random_state import restore_random_state
 from pipeline.trainer.checkpoint.saver import Saver, Writer
+from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.checkpoint.verify import whole_checkpoint
 from pipeline.trainer.checkpoint.writer import Publication
 from pipeline.trainer.output_dir import (
@@ -131,6 +132,18 @@ def test_the_final_model_replaces_files_and_leaves_checkpoints(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("checkpoint-1", "model.safetensors", "trainer_state.json")
     ]
+
+
+def test_codes_of_moments_are_not_taken_for_moments(tmp_path: Path) -> None:
+    with SavedState(_save(tmp_path, 1)) as saved:
+        moments = Part("w", "exp_avg", (4,), 0, torch.zeros(4))
+        saved.fill([moments])
+        assert moments.data.tolist() == [0, 1, 2, 3]
+        codes = Part("w", "exp_avg", (4,), 0, torch.zeros(4, dtype=torch.uint8))
+        with pytest.raises(
+            TrainError, match=r"exp_avg/w is torch.float32, but this run's is torch"
+        ):
+            saved.fill([codes])
 
 
 def test_the_log_says_how_long_training_waited(

@@ -169,7 +169,14 @@ class SavedState:
                         f"{self._directory}: {tensor} has the shape {list(self._shapes[tensor])}, "
                         f"but this run's has {list(part.shape)}; it is of another model"
                     )
-                part.data.copy_(self._read(tensor, part.start, part.start + len(part.data)))
+                values = self._read(tensor, part.start, part.start + len(part.data))
+                if values.is_floating_point() != part.data.is_floating_point():
+                    raise TrainError(
+                        f"{self._directory}: {tensor} is {values.dtype}, but this run's is "
+                        f"{part.data.dtype}: numbers and codes of 8-bit moments are not each "
+                        "other; keep training.optim and the strategy"
+                    )
+                part.data.copy_(values)
             elif part.slot != WEIGHT and part.name in self._never_updated:
                 part.data.zero_()
             else:
