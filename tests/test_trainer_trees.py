@@ -39,7 +39,7 @@ from transformers import (
 )
 
 from pipeline.errors import ConfigError
-from pipeline.trainer.attention import PER_DOCUMENT, branch_mask
+from pipeline.trainer.attention import PER_DOCUMENT, Documents, branch_mask
 from pipeline.trainer.data.collate import collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.example_trees import ExampleTrees
@@ -198,10 +198,11 @@ def test_forty_stripped_turns_take_a_twelfth_of_the_compute() -> None:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             for tree in trees:
                 batch = collate_trees([tree], 0).to(torch.device("meta"))
+                assert batch.segments is not None
                 outputs = model(
                     input_ids=batch.input_ids,
                     position_ids=batch.position_ids,
-                    segments=batch.segments,
+                    documents=Documents(batch.segments),
                     logits_to_keep=batch.positions,
                     use_cache=False,
                 )
