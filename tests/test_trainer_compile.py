@@ -13,8 +13,10 @@ import torch
 import torch._dynamo
 from pydantic import ValidationError
 from tiny_architectures import tiny_moe
+from tiny_models import CONFIGS, loaded, saved
 from torch._inductor import config as inductor
 from trainer_runs import conversations, losses, run, train_args, write_dataset
+from transformers import DynamicCache
 
 from pipeline.errors import ConfigError
 from pipeline.trainer.compilation import Compilation
@@ -128,6 +130,14 @@ def test_every_strategy_runs_compiled_layers(
     )
     run(args, ranks=2)
     assert losses(tmp_path / "compiled") == pytest.approx(expected, rel=1e-5)
+
+
+def test_generation_compiles_nothing(tmp_path: Path) -> None:
+    directory = saved(CONFIGS["qwen3"], tmp_path)
+    model: Any = loaded(directory, torch_compile_backend="eager").eval()
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[5, 6, 7]]), past_key_values=DynamicCache(), use_cache=True)
+    assert _num_programs() == 0
 
 
 def test_zero_3_is_refused() -> None:

@@ -68,7 +68,14 @@ class Compilation:
     def compiled(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         if not self.is_on:
             return forward
-        return torch.compile(forward, dynamic=True, backend=self.backend, mode=self.mode)
+        program = torch.compile(forward, dynamic=True, backend=self.backend, mode=self.mode)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            # Generation: a layer knows its place in a cache, so that each would need its own.
+            is_cached = kwargs.get("past_key_values") is not None
+            return (forward if is_cached else program)(*args, **kwargs)
+
+        return run
 
 
 def _missing_compiler(device: str) -> str | None:
