@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pipeline.trainer.adapters.lora import has_adapter, inject_empty_adapter, peft_config
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.tokenize import TokenizerSource
-from pipeline.trainer.model import load_config, save_model
+from pipeline.trainer.model import load_skeleton, save_model
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,12 @@ class ModelFiles:
     def write(self, directory: Path) -> None:
         """Beside the state files that lie in `directory`."""
         TokenizerSource.of(self.args).load().save_pretrained(directory)
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(
-                load_config(self.args), trust_remote_code=self.args.trust_remote_code
-            )
-            if self.adapter is not None:
+        skeleton = load_skeleton(self.args)
+        if self.adapter is not None:
+            with torch.device("meta"):
                 inject_empty_adapter(skeleton, self.adapter)
-        skeleton.generation_config = self.generation_config
+        if self.generation_config is not None:  # a reward model has none
+            skeleton.generation_config = self.generation_config
         skeleton._weight_conversions = self.weight_conversions
         with SavedState(directory) as saved:
             weights = dict(saved.weights())
