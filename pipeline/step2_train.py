@@ -107,8 +107,9 @@ def training_values(config: Config, paths: RunPaths, *, model: str) -> dict[str,
     )
     if values.get("tokenized_path"):
         values["tokenized_path"] = str(from_root(values["tokenized_path"]))
-    if values.get("adapter_name_or_path"):
-        values["adapter_name_or_path"] = _adapters(values["adapter_name_or_path"])
+    for key in ("adapter_name_or_path", "ref_model"):
+        if values.get(key):
+            values[key] = _absolute(values[key])
     if values.get("template") == "auto":
         del values["template"]  # in both engines: the model's own
     if not values.get("fsdp"):
@@ -140,7 +141,7 @@ def trackers_of(given: Input) -> list[str]:
     return names
 
 
-def _adapters(names: str) -> str:
+def _absolute(names: str) -> str:
     """Directories become absolute; what is none is left as an id of the Hub."""
     places = [(name, from_root(name)) for name in split_names(names)]
     return ",".join(str(place) if place.is_dir() else name for name, place in places)

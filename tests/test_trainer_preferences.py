@@ -15,10 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
-from trainer_runs import ROOT, losses, plan_of, read_log, run, tokenise, train_args
+from trainer_runs import (
+    ROOT,
+    losses,
+    plan_of,
+    read_log,
+    run,
+    spoilt_model,
+    tokenise,
+    train_args,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError, TrainError
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.example_trees import ExampleTrees
@@ -170,6 +179,67 @@ def test_a_run_on_pairs_equals_the_plain_reference_loop(
 
 
 @pytest.mark.usefixtures("rank_of_its_own")
+def test_pairs_are_compared_with_the_model_that_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    other = spoilt_model(tiny_model, tmp_path / "other", "model.norm.weight", 0.5)
+    args = _args(tiny_model, _dataset(tmp_path / "data", _pairs()), ref_model=str(other))
+    train(args, StopRequest())
+    plan, data = plan_of(args)
+    models = [
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        for path in (tiny_model, other)
+    ]
+    with torch.no_grad():
+        ratios = [
+            _likelihoods(models[0], data.examples(i))[0]
+            - _likelihoods(models[1], data.examples(i))[0]
+            for i in plan.global_batch(1)
+        ]
+    chosen = args.pref_beta * torch.stack(ratios)[:, 0].mean().item()
+    assert abs(chosen) > 1e-3
+    assert read_log(Path(args.output_dir))[0]["rewards/chosen"] == pytest.approx(chosen, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("rank_of_its_own")
+@pytest.mark.parametrize("strategy", [{"deepspeed": str(_ZERO_3)}, {"fsdp": True}])
+def test_two_ranks_compare_with_the_model_that_is_named(
+    tiny_model: Path, tmp_path: Path, strategy: dict[str, Any]
+) -> None:
+    other = str(spoilt_model(tiny_model, tmp_path / "other", "model.norm.weight", 0.5))
+    one = _args(tiny_model, _dataset(tmp_path / "one" / "data", _pairs()), ref_model=other)
+    two = _args(
+        tiny_model,
+        _dataset(tmp_path / "two" / "data", _pairs()),
+        gradient_accumulation_steps=1,
+        ref_model=other,
+        **strategy,
+    )
+    train(one, StopRequest())
+    run(two, ranks=2)
+    assert losses(Path(two.output_dir)) == pytest.approx(losses(Path(one.output_dir)), abs=1e-5)
+
+
+def test_a_reference_with_another_vocabulary_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(["<|odd|>"])
+    tokenizer.save_pretrained(other)
+    args = _args(tiny_model, _dataset(tmp_path / "data", _pairs()), ref_model=str(other))
+    with pytest.raises(ConfigError, match="has another vocabulary"):
+        train(args, StopRequest())
+
+
+@pytest.mark.usefixtures("rank_of_its_own")
+def test_a_changed_reference_is_no_reason_to_go_on(tiny_model: Path, tmp_path: Path) -> None:
+    args = _args(tiny_model, _dataset(tmp_path / "data", _pairs()), max_steps=2)
+    train(args, StopRequest())
+    changes = {"pref_loss": "ipo", "resume_from_checkpoint": "latest"}
+    with pytest.raises(TrainError, match="pref_loss: sigmoid -> ipo"):
+        train(args.model_copy(update=changes), StopRequest())
+
+
+@pytest.mark.usefixtures("rank_of_its_own")
 def test_sharing_the_conversation_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
     found = []
     for shares in (None, False):
@@ -317,6 +387,7 @@ def test_pairs_are_for_stage_dpo_alone(tiny_model: Path, tmp_path: Path) -> None
         ({"cutoff_policy": "window"}, "would tear pairs apart"),
         ({"sequence_parallel_size": 2}, "stage dpo keeps every pair on one rank"),
         ({"compute_accuracy": True}, "stage dpo measures rewards/accuracies"),
+        ({"pref_loss": "orpo", "ref_model": "x"}, "compares with no model"),
         ({"pref_loss": "ipo", "dpo_label_smoothing": 0.1}, "needs pref_loss: sigmoid"),
     ],
 )

@@ -55,7 +55,7 @@ LLAMAFACTORY_KEYS = frozenset(
     profiler_profile_memory profiler_record_shapes profiler_repeat profiler_wait_steps
     profiler_warmup_steps profiler_with_stack project pure_bf16 push_to_hub push_to_hub_model_id
     push_to_hub_organization push_to_hub_token quantization_device_map
-    ray_init_kwargs ray_num_workers ray_scope ref_model
+    ray_init_kwargs ray_num_workers ray_scope
     ref_model_adapters ref_model_quantization_bit remove_unused_columns repetition_penalty
     resize_vocab restore_callback_states_from_checkpoint reward_model reward_model_adapters
     reward_model_quantization_bit reward_model_type save_on_each_node save_safetensors

@@ -48,8 +48,10 @@ def check_same_sequence(checkpoint: Checkpoint | None, store: TokenStore, plan: 
 
 
 def trained_weights(args: TrainArgs) -> dict[str, Any]:
-    """The keys that decide which weights are trained, and so which a checkpoint holds."""
-    return {key: getattr(args, key) for key in _DECIDE_WEIGHTS[args.finetuning_type]}
+    """The keys that decide which weights are trained, and so which a checkpoint holds, and those
+    that decide what they are compared with."""
+    compared = ("pref_loss", "ref_model") if args.stage == "dpo" else ()
+    return {key: getattr(args, key) for key in (*_DECIDE_WEIGHTS[args.finetuning_type], *compared)}
 
 
 def check_same_weights(checkpoint: Checkpoint | None, args: TrainArgs) -> None:

@@ -4,6 +4,7 @@ What can be refused is refused first: keys, output directory, checkpoint, data, 
 model is loaded.
 """
 
+import gc
 import os
 import random
 from dataclasses import replace
@@ -93,12 +94,16 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
     _prepare_output_dir(args, checkpoint, distributed)
     context = ContextParallel.of(args, distributed)
     memory = MemoryCheck(planned, distributed)
+    references = None
+    if args.stage == "dpo" and args.ref_model:
+        resumes = checkpoint is not None
+        references = reference_likelihoods(planned, None, distributed, resumes=resumes)
+        gc.collect()  # the model and its strategy refer to each other
     _seed(args, args.seed)  # new adapters are the same on all ranks, dropout is not
     with memory.explained(step=None):
         strategy = make_strategy(args, distributed)
     _seed(args, args.seed + distributed.rank)
-    references = None
-    if args.trains_pairs:
+    if args.trains_pairs and references is None:
         resumes = checkpoint is not None
         references = reference_likelihoods(planned, strategy, distributed, resumes=resumes)
     if checkpoint is not None:

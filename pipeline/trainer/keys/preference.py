@@ -4,7 +4,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pipeline.config.strict import StrictModel
+from pipeline.config.strict import OptionalText, StrictModel
+
+WITHOUT_REFERENCE = ("orpo", "simpo")
+"""Values of `pref_loss`."""
 
 
 class PreferenceKeys(StrictModel):
@@ -13,6 +16,9 @@ class PreferenceKeys(StrictModel):
     pref_loss: Literal["sigmoid", "hinge", "ipo", "orpo", "simpo"] = "sigmoid"
     """Loss of a pair. `sigmoid` (DPO), `hinge` and `ipo` compare with the model as it was before
     training; `orpo` and `simpo` need no reference."""
+    ref_model: OptionalText = None
+    """Directory or Hub id of the model to compare with, of the same tokenizer. null: the one that
+    the run starts from."""
     pref_beta: float = Field(default=0.1, gt=0)
     """How strongly the model is kept at the reference; orpo: weight of the odds ratio."""
     pref_ftx: float = Field(default=0.0, ge=0)
@@ -29,10 +35,18 @@ class PreferenceKeys(StrictModel):
             raise ValueError("needs pref_loss: sigmoid")
         return smoothing
 
+    @field_validator("ref_model")
+    @classmethod
+    def _is_compared_with(cls, ref_model: str | None, info: ValidationInfo) -> str | None:
+        pref_loss = info.data.get("pref_loss")
+        if ref_model is not None and pref_loss in WITHOUT_REFERENCE:
+            raise ValueError(f"pref_loss {pref_loss} compares with no model; remove it")
+        return ref_model
+
     @property
     def has_reference(self) -> bool:
         """The loss compares with the model as it was before training."""
-        return self.pref_loss not in ("orpo", "simpo")
+        return self.pref_loss not in WITHOUT_REFERENCE
 
     @property
     def averages_tokens(self) -> bool:
