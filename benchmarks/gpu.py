@@ -38,14 +38,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.gpu_grid import ENGINES, SHAPES, Engine, Shape
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree
-from pipeline.trainer.layers import set_layers
-from pipeline.trainer.liger import apply_liger
+from pipeline.trainer.modeling.compilation import Compilation
+from pipeline.trainer.modeling.layers import set_layers
+from pipeline.trainer.modeling.liger import apply_liger
 from pipeline.trainer.objective import SupervisedObjective
-from pipeline.trainer.optim import make_optimizer
+from pipeline.trainer.optimizer.make import make_optimizer
 
 _H100_BF16_TFLOPS = 989.0
 _CUDNN_FIRST = [

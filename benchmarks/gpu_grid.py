@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from transformers import Qwen3Config
 
-from pipeline.trainer.attention import PER_DOCUMENT
-from pipeline.trainer.flex_attention import BLOCK_MASK
+from pipeline.trainer.modeling.attention import PER_DOCUMENT
+from pipeline.trainer.modeling.flex_attention import BLOCK_MASK
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from pipeline.trainer.data.collate import IGNORE_INDEX, collate
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.store import TokenStore, open_store
 from pipeline.trainer.objective import SupervisedObjective
-from pipeline.trainer.optim import make_optimizer
+from pipeline.trainer.optimizer.make import make_optimizer
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 

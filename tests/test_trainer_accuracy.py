@@ -14,12 +14,12 @@ from trainer_runs import examples_of, plan_of, run, train_args, write_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.errors import ConfigError
-from pipeline.trainer.accuracy import Scorer
 from pipeline.trainer.args import TrainArgs, load_train_args
-from pipeline.trainer.best import has_stopped_improving
 from pipeline.trainer.data.collate import collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree
+from pipeline.trainer.evaluation.accuracy import Scorer
+from pipeline.trainer.evaluation.best import has_stopped_improving
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 

@@ -14,7 +14,7 @@ from trainer_runs import conversations, train_args, write_dataset
 
 from pipeline.errors import ConfigError, TrainError
 from pipeline.trainer.args import TrainArgs, load_train_args
-from pipeline.trainer.best import badness, best_first
+from pipeline.trainer.evaluation.best import badness, best_first
 from pipeline.trainer.output_dir import checkpoint_directories
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train

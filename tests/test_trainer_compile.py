@@ -19,7 +19,7 @@ from trainer_runs import conversations, losses, run, train_args, write_dataset
 from transformers import DynamicCache
 
 from pipeline.errors import ConfigError
-from pipeline.trainer.compilation import Compilation
+from pipeline.trainer.modeling.compilation import Compilation
 from pipeline.trainer.parallel.deepspeed_config import fill_deepspeed_config
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train

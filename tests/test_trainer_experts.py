@@ -28,7 +28,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch, collate, collate_trees
 from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.prefix_tree import PrefixTree
-from pipeline.trainer.model import load_model
+from pipeline.trainer.modeling.load import load_model
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train

@@ -31,8 +31,8 @@ from pipeline.errors import ConfigError, TrainError
 from pipeline.trainer.args import TrainArgs, load_train_args
 from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.example import Example
-from pipeline.trainer.model import load_model
-from pipeline.trainer.optim import make_optimizer, set_learning_rate
+from pipeline.trainer.modeling.load import load_model
+from pipeline.trainer.optimizer.make import make_optimizer, set_learning_rate
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 

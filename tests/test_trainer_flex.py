@@ -28,11 +28,11 @@ from transformers import (
 )
 
 from pipeline.errors import TrainError
-from pipeline.trainer import flex_attention
 from pipeline.trainer.data.collate import MicroBatch, collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree
-from pipeline.trainer.flex_attention import Visibility, attend_by_blocks, block_masks
+from pipeline.trainer.modeling import flex_attention
+from pipeline.trainer.modeling.flex_attention import Visibility, attend_by_blocks, block_masks
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train

@@ -23,10 +23,10 @@ from trainer_runs import (
 )
 
 from pipeline.errors import ConfigError, InterruptedRun
-from pipeline.trainer import in_backward
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.memory.largest_batch import largest_batch
 from pipeline.trainer.memory.memory_plan import MemoryPlan, memory_plan
+from pipeline.trainer.optimizer import in_backward
 from pipeline.trainer.parallel.strategy import make_strategy
 from pipeline.trainer.planned_run import PlannedRun
 from pipeline.trainer.stop import StopRequest

@@ -17,7 +17,7 @@ from trainer_runs import conversations, train_args, write_dataset
 from transformers.models.qwen3 import modeling_qwen3
 
 from pipeline.trainer.data.collate import collate
-from pipeline.trainer.kernels import missing_kernels
+from pipeline.trainer.modeling.kernels import missing_kernels
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train

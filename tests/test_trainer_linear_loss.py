@@ -14,9 +14,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from pipeline.trainer.data.collate import IGNORE_INDEX, MicroBatch, collate
 from pipeline.trainer.data.example import Example, Span
-from pipeline.trainer.linear_loss import linear_cross_entropy
-from pipeline.trainer.lm_head import LossHead
 from pipeline.trainer.loss import token_losses
+from pipeline.trainer.modeling.linear_loss import linear_cross_entropy
+from pipeline.trainer.modeling.lm_head import LossHead
 from pipeline.trainer.objective import SupervisedObjective
 
 _TOKENS, _WIDTH, _VOCAB = 40, 12, 50

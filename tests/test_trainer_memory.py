@@ -27,9 +27,9 @@ from pipeline.trainer.memory.largest_batch import batch_like, largest_batch, num
 from pipeline.trainer.memory.live_bytes import LiveBytes
 from pipeline.trainer.memory.measured import PeakMeter
 from pipeline.trainer.memory.memory_plan import MemoryPlan, memory_plan
-from pipeline.trainer.model import load_model
+from pipeline.trainer.modeling.load import load_model
 from pipeline.trainer.objective import SupervisedObjective
-from pipeline.trainer.optim import make_optimizer
+from pipeline.trainer.optimizer.make import make_optimizer
 from pipeline.trainer.planned_run import PlannedRun
 
 

@@ -16,7 +16,7 @@ from transformers import TrainerState
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
-from pipeline.trainer.evaluation import Evaluation
+from pipeline.trainer.evaluation.evaluate import Evaluation
 from pipeline.trainer.metrics import RunLog
 from pipeline.trainer.output_dir import STATE_FILE
 from pipeline.trainer.reporting.rank_clock import RankReport

@@ -24,11 +24,11 @@ from trainer_runs import (
 from transformers import get_scheduler
 
 from pipeline.errors import InterruptedRun
-from pipeline.trainer import compact_adamw
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.compact_adamw import dynamic_codes
-from pipeline.trainer.lr_schedule import learning_rate_at
-from pipeline.trainer.optim import make_optimizer
+from pipeline.trainer.optimizer import compact_adamw
+from pipeline.trainer.optimizer.compact_adamw import dynamic_codes
+from pipeline.trainer.optimizer.lr_schedule import learning_rate_at
+from pipeline.trainer.optimizer.make import make_optimizer
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 

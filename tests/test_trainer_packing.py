@@ -27,10 +27,10 @@ from transformers import (
 )
 
 from pipeline.errors import TrainError
-from pipeline.trainer.attention import PER_DOCUMENT, packed_implementation
 from pipeline.trainer.data.collate import collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree, Segment
+from pipeline.trainer.modeling.attention import PER_DOCUMENT, packed_implementation
 from pipeline.trainer.objective import SupervisedObjective
 
 

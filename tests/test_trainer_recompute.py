@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_runs import conversations, losses, train_args, write_dataset
 
-from pipeline.trainer import recompute
 from pipeline.trainer.data.collate import MicroBatch, collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.prefix_tree import PrefixTree
-from pipeline.trainer.model import load_model
+from pipeline.trainer.modeling import recompute
+from pipeline.trainer.modeling.load import load_model
 from pipeline.trainer.objective import SupervisedObjective
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train

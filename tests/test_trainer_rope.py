@@ -12,8 +12,8 @@ from trainer_runs import conversations, losses, train_args, write_dataset
 from transformers import LlamaConfig, Qwen3Config
 
 from pipeline.errors import ConfigError, TrainError
-from pipeline.trainer.model import load_model
-from pipeline.trainer.rope import scale_rope
+from pipeline.trainer.modeling.load import load_model
+from pipeline.trainer.modeling.rope import scale_rope
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 

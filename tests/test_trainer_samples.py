@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.errors import ConfigError
 from pipeline.trainer.args import TrainArgs, load_train_args
 from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.evaluation.samples import Sample, SampleWriter, are_same_calls, choose_samples
 from pipeline.trainer.objective import Losses
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy
-from pipeline.trainer.samples import Sample, SampleWriter, are_same_calls, choose_samples
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 

@@ -39,7 +39,6 @@ from transformers import (
 )
 
 from pipeline.errors import ConfigError
-from pipeline.trainer.attention import PER_DOCUMENT, Documents, branch_mask
 from pipeline.trainer.data.collate import collate, collate_trees
 from pipeline.trainer.data.example import Example, Span
 from pipeline.trainer.data.example_trees import ExampleTrees
@@ -48,6 +47,7 @@ from pipeline.trainer.data.prefix_tree import PrefixTree, Segment
 from pipeline.trainer.data.render import Renderer
 from pipeline.trainer.data.store import TokenStore
 from pipeline.trainer.data.tokenize import TokenizerSource
+from pipeline.trainer.modeling.attention import PER_DOCUMENT, Documents, branch_mask
 from pipeline.trainer.sharing import with_sharing
 
 

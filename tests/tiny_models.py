@@ -16,7 +16,7 @@ from transformers import (
 
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.example import Example, Span
-from pipeline.trainer.model import load_model
+from pipeline.trainer.modeling.load import load_model
 from pipeline.trainer.objective import SupervisedObjective
 
 VOCAB = 61

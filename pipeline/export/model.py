@@ -27,8 +27,8 @@ from pipeline.trainer.adapters.lora import (
     merge_adapter,
     merged_adapters,
 )
-from pipeline.trainer.model import save_whole_model
-from pipeline.trainer.reward_model import auto_class
+from pipeline.trainer.modeling.load import save_whole_model
+from pipeline.trainer.modeling.reward_model import auto_class
 
 _PROMPTS = (
     "The tests in tests/test_parser.py fail since the last commit. Find the cause and repair it.",

@@ -14,8 +14,8 @@ from pipeline.preflight.report import Check, Context
 from pipeline.preflight.train_args import train_args
 from pipeline.step2_train import nproc_per_node, trackers_of, visible_accelerators
 from pipeline.trainer.adapters.quantization import check_quantization
-from pipeline.trainer.kernels import missing_kernels
 from pipeline.trainer.keys.strategy import AUTO
+from pipeline.trainer.modeling.kernels import missing_kernels
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
     offloads_optimizer,

@@ -12,7 +12,7 @@ from pipeline.builtin import ensure_builtin, is_builtin
 from pipeline.errors import ConfigError
 from pipeline.preflight.report import Context
 from pipeline.step2_train import EXAMPLES, model_path
-from pipeline.trainer.rope import max_positions, trained_positions
+from pipeline.trainer.modeling.rope import max_positions, trained_positions
 
 
 @dataclass(frozen=True)

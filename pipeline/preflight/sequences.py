@@ -22,7 +22,7 @@ def check_shared_sequences(context: Context) -> Iterator[Check]:
         return
     ranks = nproc_per_node(context.config)
     num_data_ranks(ranks, size)
-    from pipeline.trainer.model import load_config
+    from pipeline.trainer.modeling.load import load_config
 
     args = train_args(context, readable_model(context))
     mode = choose_mode(args, load_config(args))

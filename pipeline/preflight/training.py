@@ -17,7 +17,7 @@ from pipeline.preflight.source import Sample, sample_rows_of
 from pipeline.trainer.data.rendering import Rendering
 from pipeline.trainer.data.store import REJECTED_FILE, TokenStore
 from pipeline.trainer.data.tokenize import TokenizerSource
-from pipeline.trainer.rope import WAY_OUT, too_long
+from pipeline.trainer.modeling.rope import WAY_OUT, too_long
 
 if TYPE_CHECKING:
     from pipeline.trainer.planned_run import PlannedRun

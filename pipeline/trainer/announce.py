@@ -3,8 +3,8 @@
 import logging
 
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.compilation import Compilation
-from pipeline.trainer.model import attention_kernel, load_config
+from pipeline.trainer.modeling.compilation import Compilation
+from pipeline.trainer.modeling.load import attention_kernel, load_config
 from pipeline.trainer.output_dir import Checkpoint
 from pipeline.trainer.parallel.context.context_parallel import ContextParallel
 from pipeline.trainer.parallel.interface import Distributed

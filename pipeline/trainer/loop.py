@@ -17,9 +17,7 @@ import torch
 
 from pipeline.errors import InterruptedRun, TrainError
 from pipeline.files import write_bytes, write_json
-from pipeline.trainer.accuracy import Scorer
 from pipeline.trainer.anomaly import Watch
-from pipeline.trainer.best import badness, best_first, has_stopped_improving
 from pipeline.trainer.checkpoint.model_files import ModelFiles
 from pipeline.trainer.checkpoint.saver import Saver, make_writer
 from pipeline.trainer.checkpoint.writer import Publication
@@ -27,11 +25,14 @@ from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.load import load_micro_batch, load_pairs
 from pipeline.trainer.data.prefetch import prefetch
 from pipeline.trainer.data.tokenize import TokenizerSource
-from pipeline.trainer.evaluation import evaluate
-from pipeline.trainer.lr_schedule import learning_rate_at
+from pipeline.trainer.evaluation.accuracy import Scorer
+from pipeline.trainer.evaluation.best import badness, best_first, has_stopped_improving
+from pipeline.trainer.evaluation.evaluate import evaluate
+from pipeline.trainer.evaluation.samples import SampleWriter
 from pipeline.trainer.memory.check import MemoryCheck
 from pipeline.trainer.metrics import RunLog
-from pipeline.trainer.model import attention_kernel, load_config
+from pipeline.trainer.modeling.load import attention_kernel, load_config
+from pipeline.trainer.optimizer.lr_schedule import learning_rate_at
 from pipeline.trainer.output_dir import (
     STATE_FILE,
     STATUS_FILE,
@@ -50,7 +51,6 @@ from pipeline.trainer.reporting.rank_clock import RankClock, reports
 from pipeline.trainer.reporting.step_window import StepWindow
 from pipeline.trainer.reporting.time_plan import TimePlan
 from pipeline.trainer.resume import trained_weights
-from pipeline.trainer.samples import SampleWriter
 from pipeline.trainer.stall import StallWatch
 from pipeline.trainer.stop import StopRequest
 

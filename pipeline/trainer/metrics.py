@@ -14,9 +14,9 @@ from typing import Any
 
 from pipeline.files import to_json, write_json, write_text
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.best import best_metric_name
 from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.evaluation import Evaluation
+from pipeline.trainer.evaluation.best import best_metric_name
+from pipeline.trainer.evaluation.evaluate import Evaluation
 from pipeline.trainer.output_dir import checkpoint_directory
 from pipeline.trainer.reporting.delivery import Deliveries
 from pipeline.trainer.reporting.rank_clock import RankReport

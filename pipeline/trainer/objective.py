@@ -12,16 +12,16 @@ from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.attention import Documents, branch_masks
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.experts import Routers, expert_load
-from pipeline.trainer.flex_attention import BLOCK_MASK, block_masks
 from pipeline.trainer.keys.preference import PreferenceKeys
-from pipeline.trainer.linear_loss import CHUNK_ELEMENTS
-from pipeline.trainer.lm_head import LossHead, install_loss_head
 from pipeline.trainer.loss import token_losses
+from pipeline.trainer.modeling.attention import Documents, branch_masks
+from pipeline.trainer.modeling.experts import Routers, expert_load
+from pipeline.trainer.modeling.flex_attention import BLOCK_MASK, block_masks
+from pipeline.trainer.modeling.linear_loss import CHUNK_ELEMENTS
+from pipeline.trainer.modeling.lm_head import LossHead, install_loss_head
+from pipeline.trainer.modeling.reward_model import SCORE, rewards_at
 from pipeline.trainer.preference import CHOSEN, REJECTED, implicit_rewards, pair_losses
-from pipeline.trainer.reward_model import SCORE, rewards_at
 
 
 class Losses(NamedTuple):

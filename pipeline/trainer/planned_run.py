@@ -8,7 +8,7 @@ from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.plan_input import Documents
 from pipeline.trainer.data.store import TokenStore
 from pipeline.trainer.flops import ModelFlops
-from pipeline.trainer.model import load_skeleton
+from pipeline.trainer.modeling.load import load_skeleton
 from pipeline.trainer.sharing import with_sharing
 
 

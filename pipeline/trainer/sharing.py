@@ -6,9 +6,9 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.attention import state_carriers
 from pipeline.trainer.data.example_trees import has_shared_prefixes
 from pipeline.trainer.data.store import TokenStore
+from pipeline.trainer.modeling.attention import state_carriers
 
 
 def with_sharing(args: TrainArgs, store: TokenStore, model: PreTrainedModel) -> TrainArgs:

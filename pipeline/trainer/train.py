@@ -20,15 +20,16 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint.random_state import restore_random_state
 from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.checkpoint.verify import whole_checkpoint
-from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.data.build import open_or_build
 from pipeline.trainer.data.store import TokenStore, open_store
-from pipeline.trainer.flex_attention import check_has_gradients
-from pipeline.trainer.kernels import with_installed_kernels
 from pipeline.trainer.keys.strategy import AUTO
 from pipeline.trainer.loop import Run
 from pipeline.trainer.memory.check import MemoryCheck
-from pipeline.trainer.model import load_config
+from pipeline.trainer.modeling.compilation import Compilation
+from pipeline.trainer.modeling.flex_attention import check_has_gradients
+from pipeline.trainer.modeling.kernels import with_installed_kernels
+from pipeline.trainer.modeling.load import load_config
+from pipeline.trainer.modeling.rope import check_positions
 from pipeline.trainer.output_dir import (
     Checkpoint,
     check_output_dir,
@@ -46,7 +47,6 @@ from pipeline.trainer.resume import (
     check_same_sequence,
     check_same_weights,
 )
-from pipeline.trainer.rope import check_positions
 from pipeline.trainer.stop import StopRequest
 
 

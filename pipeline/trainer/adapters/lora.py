@@ -26,7 +26,7 @@ from pipeline.trainer.adapters.beside_shards import whole_shapes
 from pipeline.trainer.adapters.pissa import convert_pissa, converted_config
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.keys.finetuning import split_names
-from pipeline.trainer.reward_model import SCORE
+from pipeline.trainer.modeling.reward_model import SCORE
 
 ADAPTER = "default"
 ADAPTER_CONFIG = "adapter_config.json"

@@ -14,7 +14,7 @@ from pipeline.errors import TrainError
 from pipeline.trainer.adapters.lora import attach_lora
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.keys.finetuning import split_names
-from pipeline.trainer.reward_model import SCORE
+from pipeline.trainer.modeling.reward_model import SCORE
 
 logger = logging.getLogger(__name__)
 

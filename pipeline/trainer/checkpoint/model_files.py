@@ -16,7 +16,7 @@ from pipeline.trainer.adapters.lora import has_adapter, inject_empty_adapter, pe
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.tokenize import TokenizerSource
-from pipeline.trainer.model import load_skeleton, save_model
+from pipeline.trainer.modeling.load import load_skeleton, save_model
 
 
 @dataclass(frozen=True)

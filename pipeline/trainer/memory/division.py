@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.memory.fake_step import GRADIENTS, OPTIMIZER, WEIGHTS, WORKING, StepMemory
-from pipeline.trainer.model import load_config
+from pipeline.trainer.modeling.load import load_config
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
     offloads_optimizer,

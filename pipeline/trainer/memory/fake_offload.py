@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from pipeline.trainer.layers import transformer_layers
+from pipeline.trainer.modeling.layers import transformer_layers
 
 
 class FakeOffload:

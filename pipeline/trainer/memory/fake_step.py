@@ -20,13 +20,13 @@ from transformers import masking_utils
 from pipeline.log import silenced
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.in_backward import UpdateInBackward
 from pipeline.trainer.memory.fake_kernels import FakeKernels
 from pipeline.trainer.memory.fake_offload import FakeOffload
 from pipeline.trainer.memory.live_bytes import LiveBytes
-from pipeline.trainer.model import empty_model
+from pipeline.trainer.modeling.load import empty_model
 from pipeline.trainer.objective import make_objective
-from pipeline.trainer.optim import has_compact_moments, make_optimizer
+from pipeline.trainer.optimizer.in_backward import UpdateInBackward
+from pipeline.trainer.optimizer.make import has_compact_moments, make_optimizer
 
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer states"
 ACTIVATIONS, LOSS, WORKING = "activations", "lm_head and loss", "working memory"

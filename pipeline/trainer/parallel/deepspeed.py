@@ -13,9 +13,9 @@ from pipeline.trainer.adapters.trained import num_elements
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.model import load_config, load_model
+from pipeline.trainer.modeling.load import load_config, load_model
 from pipeline.trainer.objective import Losses, make_objective
-from pipeline.trainer.optim import make_optimizer, set_learning_rate
+from pipeline.trainer.optimizer.make import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.deepspeed_config import (
     fill_deepspeed_config,
     offloads_optimizer,

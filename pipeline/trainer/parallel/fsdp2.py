@@ -28,10 +28,10 @@ from pipeline.trainer.adapters.trained import freeze
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.checkpoint.state_files import SavedState
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.in_backward import UpdateInBackward
-from pipeline.trainer.model import load_model
+from pipeline.trainer.modeling.load import load_model
 from pipeline.trainer.objective import Losses, make_objective
-from pipeline.trainer.optim import make_optimizer, set_learning_rate
+from pipeline.trainer.optimizer.in_backward import UpdateInBackward
+from pipeline.trainer.optimizer.make import make_optimizer, set_learning_rate
 from pipeline.trainer.parallel.fsdp_config import Sharding
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.partitioned_loading import Partitioning

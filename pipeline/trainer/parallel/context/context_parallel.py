@@ -15,9 +15,9 @@ from transformers import AttentionInterface
 
 from pipeline.errors import TrainError
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.attention import BEYOND_MASKS, Documents, in_autocast_dtype
 from pipeline.trainer.data.collate import MicroBatch
-from pipeline.trainer.model import CONTEXT_PARALLEL, load_config
+from pipeline.trainer.modeling.attention import BEYOND_MASKS, Documents, in_autocast_dtype
+from pipeline.trainer.modeling.load import CONTEXT_PARALLEL, load_config
 from pipeline.trainer.parallel.context.choice import Mode, choose_mode
 from pipeline.trainer.parallel.context.layout import Layout
 from pipeline.trainer.parallel.context.ring import Ring, attend_ring

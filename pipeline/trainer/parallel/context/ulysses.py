@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.trainer.attention import attend_per_document
+from pipeline.trainer.modeling.attention import attend_per_document
 
 
 def attend_ulysses(

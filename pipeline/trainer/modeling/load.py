@@ -13,15 +13,15 @@ from pipeline.trainer.adapters.lora import has_adapter, save_adapter
 from pipeline.trainer.adapters.quantization import quantization_config
 from pipeline.trainer.adapters.trained import select_trained
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.attention import check_isolates_documents, packed_implementation
-from pipeline.trainer.compilation import Compilation
-from pipeline.trainer.flex_attention import BLOCK_MASK, check_takes_block_masks
-from pipeline.trainer.layers import set_layers
-from pipeline.trainer.liger import apply_liger
+from pipeline.trainer.modeling.attention import check_isolates_documents, packed_implementation
+from pipeline.trainer.modeling.compilation import Compilation
+from pipeline.trainer.modeling.flex_attention import BLOCK_MASK, check_takes_block_masks
+from pipeline.trainer.modeling.layers import set_layers
+from pipeline.trainer.modeling.liger import apply_liger
+from pipeline.trainer.modeling.reward_model import auto_class, check_scores, clear_new_score
+from pipeline.trainer.modeling.rope import scale_rope
 from pipeline.trainer.parallel.context.choice import check_attention_is_shared
 from pipeline.trainer.parallel.partitioned_loading import Partitioning
-from pipeline.trainer.reward_model import auto_class, check_scores, clear_new_score
-from pipeline.trainer.rope import scale_rope
 
 logger = logging.getLogger(__name__)
 

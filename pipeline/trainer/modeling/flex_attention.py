@@ -14,8 +14,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from transformers import AttentionInterface
 
 from pipeline.errors import TrainError
-from pipeline.trainer.attention import BEYOND_MASKS, in_autocast_dtype, mask_per_kind
 from pipeline.trainer.data.collate import MicroBatch
+from pipeline.trainer.modeling.attention import BEYOND_MASKS, in_autocast_dtype, mask_per_kind
 
 BLOCK_MASK = "block_mask"
 _KINDS = frozenset({"full_attention", "sliding_attention"})

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from pipeline.trainer.linear_loss import linear_cross_entropy
+from pipeline.trainer.modeling.linear_loss import linear_cross_entropy
 
 logger = logging.getLogger(__name__)
 

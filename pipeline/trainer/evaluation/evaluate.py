@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipeline.trainer.accuracy import Scorer
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.plan import Plan
 from pipeline.trainer.data.prefetch import prefetch
+from pipeline.trainer.evaluation.accuracy import Scorer
 from pipeline.trainer.objective import Losses
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy

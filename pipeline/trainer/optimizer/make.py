@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from pipeline.trainer.args import TrainArgs
-from pipeline.trainer.compact_adamw import BF16, BLOCKWISE_8BIT, CompactAdamW
-from pipeline.trainer.muon import Muon, Named, takes_muon
+from pipeline.trainer.optimizer.compact_adamw import BF16, BLOCKWISE_8BIT, CompactAdamW
+from pipeline.trainer.optimizer.muon import Muon, Named, takes_muon
 
 _COMPACT = {
     "adamw_bf16": BF16,

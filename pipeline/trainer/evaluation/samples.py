@@ -23,12 +23,12 @@ from transformers import DynamicCache
 
 from pipeline.files import atomic_open
 from pipeline.jsonl import encode_json
-from pipeline.trainer.accuracy import Scorer
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.collate import MicroBatch
 from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.prefix_tree import Segment
 from pipeline.trainer.data.tokenize import TokenizerSource
+from pipeline.trainer.evaluation.accuracy import Scorer
 from pipeline.trainer.output_dir import SAMPLES_FILE
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy

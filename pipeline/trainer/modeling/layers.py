@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.errors import TrainError
-from pipeline.trainer.compilation import Compilation
 from pipeline.trainer.keys.compute import Recompute
-from pipeline.trainer.recompute import checkpointed
+from pipeline.trainer.modeling.compilation import Compilation
+from pipeline.trainer.modeling.recompute import checkpointed
 
 
 def set_layers(model: PreTrainedModel, recompute: Recompute, compilation: Compilation) -> None:

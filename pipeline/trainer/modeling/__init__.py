@@ -1,0 +1,1 @@
+"""What is done to a model of Transformers so that it trains fast and exactly."""
