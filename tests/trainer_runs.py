@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import select
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -171,19 +173,34 @@ class RankServer:
 
     def run(self, args: TrainArgs, *, ranks: int, status: int = 0) -> str:
         """Expect an exit status. Returns: what was printed."""
+        self.start(args, ranks=ranks)
+        answer, output = self.finish()
+        assert answer == status, f"exit status {answer}:\n{output}"
+        return output
+
+    def start(self, args: TrainArgs, *, ranks: int) -> None:
         tokenise(args)
         config = _write_config(args)
-        log = config.with_suffix(".log")
-        log.unlink(missing_ok=True)
-        order = {"config": str(config), "ranks": ranks, "log": str(log)}
+        self._log = config.with_suffix(".log")
+        self._log.unlink(missing_ok=True)
+        order = {"config": str(config), "ranks": ranks, "log": str(self._log)}
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        output = log.read_text("utf-8")
-        assert answer.strip() == str(status), f"exit status {answer.strip()}:\n{output}"
-        return output
+
+    def ranks(self) -> list[psutil.Process]:
+        """Those that run now."""
+        return psutil.Process(self._process.pid).children()
+
+    def has_ended(self) -> bool:
+        """Whether `finish` need not wait."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for the run that was started. Returns: its exit status and what was printed."""
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline()), self._log.read_text("utf-8")
 
     def close(self) -> None:
         assert self._process.stdin is not None
