@@ -122,6 +122,8 @@ def test_peft_loads_what_lora_wrote(tuning: _Tuning) -> None:
     config = json.loads((output_dir / "adapter_config.json").read_bytes())
     assert config["base_model_name_or_path"] == str(tuning.model)
     assert (config["r"], config["lora_alpha"], config["task_type"]) == (8, 16, "CAUSAL_LM")
+    assert len(config["target_modules"]) > 1
+    assert config["target_modules"] == sorted(config["target_modules"]), "the same in every process"
     base = AutoModelForCausalLM.from_pretrained(tuning.model, dtype=torch.float32)
     before = _logits(base)
     loaded = PeftModel.from_pretrained(base, output_dir)

@@ -96,8 +96,10 @@ def test_a_fresh_run_is_refused_a_directory_that_is_in_use(tmp_path: Path) -> No
     with pytest.raises(TrainError, match=r"notes\.txt: output_dir is a file; choose another"):
         check_output_dir(tmp_path / "notes.txt", overwrite=True, resuming=False)
     check_output_dir(tmp_path, overwrite=False, resuming=True)
-    (tmp_path / "trainer_status.json").write_text("{}")
-    check_output_dir(tmp_path, overwrite=True, resuming=False)
+    for sign in ("trainer_status.json", "reference.npy"):
+        (tmp_path / sign).write_text("{}")
+        check_output_dir(tmp_path, overwrite=True, resuming=False)
+        (tmp_path / sign).unlink()
 
 
 def test_clearing_leaves_foreign_files(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from pipeline.trainer.data.example import Example
 from pipeline.trainer.data.example_trees import ExampleTrees
 from pipeline.trainer.data.neighbours import within_rows
 from pipeline.trainer.data.plan import Plan
-from pipeline.trainer.references import REFERENCE_FILE
+from pipeline.trainer.output_dir import REFERENCE_FILE
 from pipeline.trainer.stop import StopRequest
 from pipeline.trainer.train import train
 

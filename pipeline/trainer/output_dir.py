@@ -25,12 +25,14 @@ STATE_FILE = "trainer_state.json"
 STATE_DIR = "state"
 """Of a checkpoint: weights and optimizer, to be continued from."""
 SAMPLES_FILE = "eval_samples.jsonl"
+REFERENCE_FILE = "reference.npy"
+"""Of stage dpo, there before the first step."""
 LATEST = "latest"
 RECORD = "record"
 """Directory for the record of a run that is not archived; it is there before the training."""
 OUTPUT_FILE = "output.yaml"
 """Results that could not be written into config.yaml, even of a run that never trained."""
-_SIGNS_OF_A_RUN = (STATUS_FILE, "trainer_log.jsonl")
+_SIGNS_OF_A_RUN = (STATUS_FILE, "trainer_log.jsonl", REFERENCE_FILE)
 """The second is also LLaMA-Factory's."""
 _NO_RUN = frozenset({RECORD, OUTPUT_FILE})
 """What may lie in the output directory of a run that is still to come."""
@@ -43,6 +45,7 @@ _OURS = (
     "all_results.json",
     "eval_results.json",
     SAMPLES_FILE,
+    REFERENCE_FILE,
     "training_*.png",
     "undelivered_*.jsonl",
     "runs",
@@ -209,7 +212,7 @@ def check_output_dir(output_dir: Path, *, overwrite: bool, resuming: bool) -> No
     if not any((output_dir / name).is_file() for name in _SIGNS_OF_A_RUN):
         raise TrainError(
             f"{output_dir}: not overwritten, because it does not look like an earlier run "
-            f"({' and '.join(_SIGNS_OF_A_RUN)} are missing); choose another training.output_dir"
+            f"(none of {', '.join(_SIGNS_OF_A_RUN)} is there); choose another training.output_dir"
         )
 
 

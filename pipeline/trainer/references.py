@@ -18,13 +18,12 @@ from pipeline.files import write_bytes
 from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.data.load import load_pairs
 from pipeline.trainer.data.tokenize import TokenizerSource
+from pipeline.trainer.output_dir import REFERENCE_FILE
 from pipeline.trainer.parallel.interface import Distributed
 from pipeline.trainer.parallel.strategy import Strategy, make_strategy
 from pipeline.trainer.planned_run import PlannedRun
 
 logger = logging.getLogger(__name__)
-
-REFERENCE_FILE = "reference.npy"
 
 
 def reference_likelihoods(

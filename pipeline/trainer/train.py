@@ -60,22 +60,8 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         InterruptedRun: a signal came; `saved` says whether a checkpoint was written.
     """
     stop.check()
-    if args.eval_strategy != "no" and not args.evaluates:
-        raise ConfigError(
-            f"eval_strategy: {args.eval_strategy}: there is nothing to evaluate on; set val_size "
-            "or eval_dataset"
-        )
-    if args.deepspeed == AUTO:
-        raise ConfigError(
-            "deepspeed: auto is decided before the ranks start (sft train); name a DeepSpeed file, "
-            "or write null for DDP"
-        )
     device = accelerator_kind(use_cpu=args.use_cpu)
-    if args.flash_attn == "flex":
-        check_has_gradients(device)
-    Compilation.of(args).check(device)
-    check_installed(args.report_to)
-    check_positions(load_config(args), args.cutoff_len, args.rope_scaling)
+    _check_keys(args, device)
     output_dir = Path(args.output_dir)
     find_resume(output_dir, args.resume_from_checkpoint)  # refused before anything takes time
     store = _open_data(args)
@@ -122,6 +108,25 @@ def train(args: TrainArgs, stop: StopRequest) -> None:
         run.close()
     distributed.barrier()  # a rank that leaves early would be taken for lost
     distributed.close()
+
+
+def _check_keys(args: TrainArgs, device: str) -> None:
+    """What can be refused before data and model are read, but not by the keys alone."""
+    if args.eval_strategy != "no" and not args.evaluates:
+        raise ConfigError(
+            f"eval_strategy: {args.eval_strategy}: there is nothing to evaluate on; set val_size "
+            "or eval_dataset"
+        )
+    if args.deepspeed == AUTO:
+        raise ConfigError(
+            "deepspeed: auto is decided before the ranks start (sft train); name a DeepSpeed file, "
+            "or write null for DDP"
+        )
+    if args.flash_attn == "flex":
+        check_has_gradients(device)
+    Compilation.of(args).check(device)
+    check_installed(args.report_to)
+    check_positions(load_config(args), args.cutoff_len, args.rope_scaling)
 
 
 def _open_data(args: TrainArgs) -> TokenStore:

@@ -135,6 +135,9 @@ def _write(weights: dict[str, torch.Tensor], config: Any, directory: Path) -> No
     save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     written = copy.copy(config)
     written.inference_mode = True
+    for name, value in vars(written).items():  # a set's order is another one in every process
+        if isinstance(value, set):
+            setattr(written, name, sorted(value))
     written.save_pretrained(str(directory))
     if config.merged_adapters:
         write_json(directory / MERGED_ADAPTERS, config.merged_adapters)
