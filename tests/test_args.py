@@ -59,7 +59,7 @@ def test_true_resumes_from_the_latest_checkpoint(
         ("cutof_len: 5", "5:1: cutof_len: unknown key; did you mean cutoff_len?"),
         ("galore_rank: 5", "5:1: galore_rank: known to LLaMA-Factory, not to the native engine;"),
         ("do_train: false", "5:11: do_train: must be true (got false)"),
-        ("stage: ppo", "5:8: stage: must be one of sft, pt, dpo (got 'ppo')"),
+        ("stage: ppo", "5:8: stage: must be one of sft, pt, dpo, rm (got 'ppo')"),
         ("learning_rate: 0", "5:16: learning_rate: must be a number > 0 (got 0)"),
         ("qqqq: 0", "5:1: qqqq: unknown key; remove it (valid keys: stage,"),
     ],

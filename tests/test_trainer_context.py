@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from tiny_models import CONFIGS, SHAPE, odd_examples
 from trainer_runs import (
     ROOT,
+    RankServer,
     conversations,
     examples_of,
     losses,
     plan_of,
-    run,
     train_args,
     write_dataset,
 )
@@ -290,12 +290,12 @@ _DEFAULT = ("ddp ulysses 2", "zero-3 ring 2, not packed")
     "name", [pytest.param(n, marks=[] if n in _DEFAULT else pytest.mark.slow) for n in _RUNS]
 )
 def test_equivalence_of_shared_sequences_to_the_reference_loop(
-    tiny_model: Path, tmp_path: Path, name: str
+    tiny_model: Path, tmp_path: Path, name: str, rank_server: RankServer
 ) -> None:
     ranks, changes = _RUNS[name]
     groups = ranks // changes["sequence_parallel_size"]
     args = _args(tiny_model, tmp_path, per_device_train_batch_size=2 // groups, **changes)
-    output = run(args, ranks=ranks)
+    output = rank_server.run(args, ranks=ranks)
     mode = "zigzag-ring" if "ring" in name else "ulysses"
     assert f"groups of {ranks // groups} ranks share their sequences ({mode})" in output
     assert f"= {2 // groups} per group x 2 accumulation x {groups} groups; 4 steps" in output
@@ -314,15 +314,15 @@ def test_equivalence_of_shared_sequences_to_the_reference_loop(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp ulysses 2", "zero-3 ring 2, not packed"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    tiny_model: Path, tmp_path: Path, name: str
+    tiny_model: Path, tmp_path: Path, name: str, rank_server: RankServer
 ) -> None:
     ranks, changes = _RUNS[name]
     args = _args(tiny_model, tmp_path, save_steps=2, bf16=True, **changes)
-    run(args, ranks=ranks)
+    rank_server.run(args, ranks=ranks)
     output_dir = Path(args.output_dir)
     whole = losses(output_dir), (output_dir / "model.safetensors").read_bytes()
     shutil.rmtree(output_dir / "checkpoint-4")
-    run(args.model_copy(update={"resume_from_checkpoint": "latest"}), ranks=ranks)
+    rank_server.run(args.model_copy(update={"resume_from_checkpoint": "latest"}), ranks=ranks)
     assert (losses(output_dir), (output_dir / "model.safetensors").read_bytes()) == whole
 
 

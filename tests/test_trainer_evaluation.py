@@ -15,10 +15,10 @@ import torch
 from trainer_runs import (
     CROSSOVER,
     ROOT,
+    RankServer,
     conversations,
     examples_of,
     plan_of,
-    run,
     train_args,
     write_dataset,
 )
@@ -244,7 +244,7 @@ def test_each_held_out_document_is_evaluated_once_by_any_number_of_ranks(
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [None, 3], ids=["ddp", "zero-3"])
 def test_ranks_share_the_evaluation(
-    tiny_model: Path, dataset_dir: Path, tmp_path: Path, zero: int | None
+    tiny_model: Path, dataset_dir: Path, tmp_path: Path, zero: int | None, rank_server: RankServer
 ) -> None:
     deepspeed = zero and str(ROOT / f"training_config/deepspeed/ds_z{zero}_config.json")
     changes: dict[str, Any] = {"per_device_eval_batch_size": 1, "packing": True, "cutoff_len": 128}
@@ -258,7 +258,7 @@ def test_ranks_share_the_evaluation(
         deepspeed=deepspeed,
         **changes,
     )
-    run(args, ranks=2)
+    rank_server.run(args, ranks=2)
     expected = _evaluations(tmp_path / "alone")
     found = _evaluations(tmp_path / "both")
     assert [step for step, _ in found] == [step for step, _ in expected]

@@ -16,11 +16,11 @@ import yaml
 from reference_loop import reference_run
 from safetensors.torch import load_file
 from trainer_runs import (
+    RankServer,
     examples_of,
     losses,
     plan_of,
     read_log,
-    run,
     tokenise,
     train_args,
     write_dataset,
@@ -124,7 +124,7 @@ def test_hashes_that_agree_by_chance_share_nothing(
     ids=["packed", "ddp"],
 )
 def test_a_run_of_forks_equals_the_plain_reference_loop(
-    tiny_model: Path, tmp_path: Path, ranks: int, changes: dict[str, Any]
+    tiny_model: Path, tmp_path: Path, ranks: int, changes: dict[str, Any], rank_server: RankServer
 ) -> None:
     write_dataset(tmp_path / "data", _rows(1, tasks=5))
     args = _args(
@@ -135,7 +135,7 @@ def test_a_run_of_forks_equals_the_plain_reference_loop(
         adam_epsilon=1e-5,  # far above what rounding leaves of a gradient that is zero
         **changes,
     )
-    output = run(args, ranks=ranks)
+    output = rank_server.run(args, ranks=ranks)
     plan, data = plan_of(args, ranks)
     assert f"examples are {len(data)} trees of " in output
     assert f"plan {plan.hash}" in output
@@ -147,7 +147,7 @@ def test_a_run_of_forks_equals_the_plain_reference_loop(
 
 
 def test_one_step_with_all_of_them_is_that_of_the_separate_rows(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path, rank_server: RankServer
 ) -> None:
     write_dataset(tmp_path / "data", _rows(2))
     logs, lengths = [], []
@@ -160,7 +160,7 @@ def test_one_step_with_all_of_them_is_that_of_the_separate_rows(
             max_steps=1,
             val_size=2.0,
         ).model_copy(update={"output_dir": str(tmp_path / f"run-{share_prefixes}")})
-        run(args)
+        rank_server.run(args, ranks=1)
         plan, data = plan_of(args)
         lengths.append(data.lengths.sum())
         log = read_log(Path(args.output_dir))[0]

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from tiny_models import CONFIGS, SHAPE, assert_close, gradients, loaded, odd_examples, saved
 from trainer_runs import (
     ROOT,
+    RankServer,
     conversations,
     examples_of,
     losses,
     plan_of,
-    run,
     train_args,
     write_dataset,
 )
@@ -141,7 +141,7 @@ def test_chunked_attention_is_left_to_the_mask_of_transformers() -> None:
     ids=["one process", "ddp", "zero-2", "zero-3"],
 )
 def test_a_packed_run_equals_the_plain_reference_loop(
-    tiny_model: Path, tmp_path: Path, ranks: int, zero: int | None
+    tiny_model: Path, tmp_path: Path, ranks: int, zero: int | None, rank_server: RankServer
 ) -> None:
     dataset_dir = write_dataset(tmp_path / "data", conversations(23))
     deepspeed = zero and str(ROOT / f"training_config/deepspeed/ds_z{zero}_config.json")
@@ -156,7 +156,7 @@ def test_a_packed_run_equals_the_plain_reference_loop(
         gradient_accumulation_steps=2,
         max_steps=4,
     )
-    output = run(args, ranks=ranks)
+    output = rank_server.run(args, ranks=ranks)
     plan, data = plan_of(args, ranks)
     assert f"in {len(plan.epochs[0])} sequences of at most 256 tokens" in output
     batches = [plan.global_batch(step) for step in range(1, 5)]

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 from trainer_runs import (
     ROOT,
+    RankServer,
     losses,
     plan_of,
     read_log,
-    run,
     spoilt_model,
     tokenise,
     train_args,
@@ -203,7 +203,7 @@ def test_pairs_are_compared_with_the_model_that_is_named(tiny_model: Path, tmp_p
 @pytest.mark.usefixtures("rank_of_its_own")
 @pytest.mark.parametrize("strategy", [{"deepspeed": str(_ZERO_3)}, {"fsdp": True}])
 def test_two_ranks_compare_with_the_model_that_is_named(
-    tiny_model: Path, tmp_path: Path, strategy: dict[str, Any]
+    tiny_model: Path, tmp_path: Path, strategy: dict[str, Any], rank_server: RankServer
 ) -> None:
     other = str(spoilt_model(tiny_model, tmp_path / "other", "model.norm.weight", 0.5))
     one = _args(tiny_model, _dataset(tmp_path / "one" / "data", _pairs()), ref_model=other)
@@ -215,7 +215,7 @@ def test_two_ranks_compare_with_the_model_that_is_named(
         **strategy,
     )
     train(one, StopRequest())
-    run(two, ranks=2)
+    rank_server.run(two, ranks=2)
     assert losses(Path(two.output_dir)) == pytest.approx(losses(Path(one.output_dir)), abs=1e-5)
 
 
@@ -309,7 +309,7 @@ def test_pairs_that_are_held_out_are_rewarded_by_the_model_as_it_is(
     ],
 )
 def test_two_ranks_give_the_losses_of_one(
-    tiny_model: Path, tmp_path: Path, strategy: dict[str, Any]
+    tiny_model: Path, tmp_path: Path, strategy: dict[str, Any], rank_server: RankServer
 ) -> None:
     weights = {key: value for key, value in strategy.items() if key == "finetuning_type"}
     held_out = {"val_size": 3}
@@ -322,7 +322,7 @@ def test_two_ranks_give_the_losses_of_one(
         **held_out,
     )
     train(one, StopRequest())
-    run(two, ranks=2)
+    rank_server.run(two, ranks=2)
     ours, theirs = read_log(Path(one.output_dir)), read_log(Path(two.output_dir))
     [measured, again] = [
         json.loads((Path(args.output_dir) / "eval_results.json").read_bytes())[

@@ -73,10 +73,10 @@ def test_the_curriculum_goes_from_the_highest_score_to_the_lowest(
         max_steps=-1,
         num_train_epochs=1,
     )
-    plan, store = plan_of(args)
+    plan, data = plan_of(args)
     order = [i for step in range(plan.total_steps) for i in plan.global_batch(step + 1)]
     scores = _im_scores(converted / "im.jsonl")
-    trained = [scores[store.row(index)] for index in order]
+    trained = [scores[data.rows_of(index)[0]] for index in order]
     known = [float(score) for score in trained if score]
     assert known == sorted(known, reverse=True)
     assert trained[len(known) :] == [""] * (len(trained) - len(known))

@@ -278,7 +278,7 @@ def _rest(turn: dict[str, Any]) -> dict[str, Any]:
         ),
         (
             {"demo": {"file_name": "d.json", "formatting": "sharegpt", "ranking": True}},
-            "demo: holds pairs (ranking: true), which are for stage dpo, not sft",
+            "demo: holds pairs (ranking: true), for stage dpo or rm, not sft",
         ),
     ],
     ids=[

@@ -20,10 +20,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from trainer_runs import (
     ROOT,
+    RankServer,
     examples_of,
     losses,
     plan_of,
-    run,
     tokenise,
     train_args,
     write_dataset,
@@ -318,7 +318,12 @@ def test_models_that_cannot_share_are_refused_with_the_reason(
     ids=["packed", "ddp", "zero-3, packed, with a mask"],
 )
 def test_a_run_of_trees_equals_the_plain_reference_loop(
-    tiny_model: Path, tmp_path: Path, ranks: int, zero: int | None, changes: dict[str, Any]
+    tiny_model: Path,
+    tmp_path: Path,
+    ranks: int,
+    zero: int | None,
+    changes: dict[str, Any],
+    rank_server: RankServer,
 ) -> None:
     rows = [{"conversations": _turns(count, seed=count)} for count in (4, 2, 1, 3, 2, 4, 1, 2)]
     args = train_args(
@@ -331,7 +336,7 @@ def test_a_run_of_trees_equals_the_plain_reference_loop(
         adam_epsilon=1e-5,  # far above what rounding leaves of a gradient that is zero
         **changes,
     )
-    output = run(args, ranks=ranks)
+    output = rank_server.run(args, ranks=ranks)
     plan, data = plan_of(args, ranks)
     assert f"shared prefixes: 19 examples are {len(data)} trees of " in output
     batches = [examples_of(data, plan.global_batch(step)) for step in range(1, 4)]
