@@ -25,7 +25,7 @@ LLAMAFACTORY_KEYS = frozenset(
     eval_on_start eval_use_gather_object export_device export_dir
     export_hub_model_id export_legacy_format export_quantization_bit export_quantization_dataset
     export_quantization_maxlen export_quantization_nsamples export_size fp16_backend
-    fp16_full_eval fp16_opt_level fp8 fp8_backend fp8_enable_fsdp_float8_all_gather
+    fp16_full_eval fp16_opt_level fp8_backend fp8_enable_fsdp_float8_all_gather
     freeze_language_model freeze_multi_modal_projector freeze_vision_tower
     fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap galore_layerwise galore_proj_type
     galore_rank galore_scale galore_target galore_update_interval generation_config
@@ -75,5 +75,5 @@ LLAMAFACTORY_KEYS = frozenset(
     """.split()
 )
 
-DROPPED_WHEN_FALSE = frozenset({"group_by_length"})
+DROPPED_WHEN_FALSE = frozenset({"fp8", "group_by_length"})
 """Keys that not every release of Transformers takes, even as false."""

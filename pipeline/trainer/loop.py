@@ -28,6 +28,7 @@ from pipeline.trainer.data.tokenize import TokenizerSource
 from pipeline.trainer.evaluation.accuracy import Scorer
 from pipeline.trainer.evaluation.best import badness, best_first, has_stopped_improving
 from pipeline.trainer.evaluation.evaluate import evaluate
+from pipeline.trainer.evaluation.float8_parity import Float8Parity, measure_parity
 from pipeline.trainer.evaluation.samples import SampleWriter
 from pipeline.trainer.memory.check import MemoryCheck
 from pipeline.trainer.metrics import RunLog
@@ -105,6 +106,7 @@ class Run:
         self._samples: SampleWriter | None = None
         if args.eval_generation_samples:
             self._samples = SampleWriter(args, self._data, plan.held_out.tolist())
+        self._fp8_parity: Float8Parity | None = None
         self._log: RunLog | None = None
         if distributed.is_main:
             devices = distributed.world_size
@@ -117,6 +119,9 @@ class Run:
         self._write_status("running")
         if self._log is not None:
             self._log.time.announce()
+        if self._args.fp8 and self._step < self._plan.total_steps:
+            with self._memory.explained(self._step + 1):
+                self._measure_fp8()
         while self._step < self._plan.total_steps:
             self._stall_watch.begin(self._step + 1)
             with self._memory.of_step(self._step + 1):
@@ -138,6 +143,17 @@ class Run:
                     self._plan.total_steps,
                 )
                 break
+
+    def _measure_fp8(self) -> None:
+        """On the first micro-batch that each rank is about to train on."""
+        ranks = range(self._distributed.num_data_ranks)
+        firsts = [self._plan.micro_batches(self._step + 1, rank)[0] for rank in ranks]
+        weight = sum(self._data.loss_weight(index) for first in firsts for index in first)
+        batch = self._micro_batch(firsts[self._distributed.data_rank])
+        batch = batch.to(self._distributed.device)
+        self._fp8_parity = measure_parity(self._strategy, self._distributed, batch, weight)
+        if self._distributed.is_main:
+            self._fp8_parity.announce()
 
     def _one_step(self, step: int, stop: StopRequest) -> bool:
         """Returns: some rank was asked to stop."""
@@ -373,6 +389,7 @@ class Run:
         model_step = self._save_final_model()
         if self._log is not None:
             documents = self._plan.epochs[0].documents
+            parity = self._fp8_parity
             tokens = int(self._plan.documents.lengths[documents].sum())
             counts = self._data.store.counts
             results = self._log.finish(
@@ -387,6 +404,7 @@ class Run:
                     "num_turns_over_cutoff": counts.turns_over_cutoff,
                     "attention": attention_kernel(self._args, load_config(self._args)),
                     "memory_plan": self._memory.to_record(),
+                    **({"fp8_parity": parity.to_record()} if parity else {}),
                 },
                 model_step,
             )

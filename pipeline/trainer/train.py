@@ -27,6 +27,7 @@ from pipeline.trainer.loop import Run
 from pipeline.trainer.memory.check import MemoryCheck
 from pipeline.trainer.modeling.compilation import Compilation
 from pipeline.trainer.modeling.flex_attention import check_has_gradients
+from pipeline.trainer.modeling.float8 import check_float8
 from pipeline.trainer.modeling.kernels import with_installed_kernels
 from pipeline.trainer.modeling.load import load_config
 from pipeline.trainer.modeling.rope import check_positions
@@ -124,6 +125,8 @@ def _check_keys(args: TrainArgs, device: str) -> None:
         )
     if args.flash_attn == "flex":
         check_has_gradients(device)
+    if args.fp8:
+        check_float8(device)
     Compilation.of(args).check(device)
     check_installed(args.report_to)
     check_positions(load_config(args), args.cutoff_len, args.rope_scaling)

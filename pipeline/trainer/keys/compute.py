@@ -27,6 +27,11 @@ class ComputeKeys(StrictModel):
     """Compute in bfloat16. false: float32."""
     fp16: Literal[False] = False
     """float16 needs loss scaling, which the native engine does not have."""
+    fp8: bool = False
+    """Multiply in FP8 (e4m3, a scale for every row) in the linears of the layers, forward and for
+    the gradients of their inputs; weights, their gradients and all else stay as they are. Needs
+    `bf16` and an NVIDIA GPU of compute capability 8.9 or newer; CPUs compute it for tests. The loss
+    with and without it is reported before the first step. Not for adapters."""
     flash_attn: Literal["auto", "disabled", "sdpa", "flex", "fa2", "fa3"] = "auto"
     """Attention kernels. `auto`: PyTorch's own (sdpa); `disabled`: eager; `fa2`, `fa3`:
     FlashAttention, where its package is installed, else as `auto`; `flex`: FlexAttention
@@ -62,6 +67,18 @@ class ComputeKeys(StrictModel):
     default. It implies `torch_compile`."""
     full_determinism: bool = False
     """Deterministic kernels only: bit-identical reruns, slower."""
+
+    @field_validator("fp8")
+    @classmethod
+    def _replaces_bf16(cls, fp8: bool, info: ValidationInfo) -> bool:
+        if fp8 and info.data.get("bf16") is False:
+            raise ValueError("its products take the place of bf16's; set bf16: true, or remove it")
+        if fp8 and info.data.get("finetuning_type") == "lora":
+            raise ValueError(
+                "adapters compute beside the linears it would replace; set finetuning_type to full "
+                "or freeze, or remove it"
+            )
+        return fp8
 
     @field_validator("torch_compile", "torch_compile_backend", "torch_compile_mode")
     @classmethod

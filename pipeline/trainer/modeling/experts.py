@@ -36,7 +36,7 @@ class Routers:
 
         Raises: TrainError: there are no routers to balance.
         """
-        found = _router_modules(model)
+        found = router_modules(model)
         if balance and not found:
             raise TrainError(
                 "training.moe_aux_loss_coef: this model has no routers that can be balanced; "
@@ -128,7 +128,7 @@ def _document_weights(batch: MicroBatch) -> torch.Tensor:
     return _members(batch)[:, batch.positions] @ batch.weights[0]
 
 
-def _router_modules(model: nn.Module) -> list[nn.Module]:
+def router_modules(model: nn.Module) -> list[nn.Module]:
     """What transformers itself records as `router_logits`."""
     recorders = getattr(model, "_can_record_outputs", None) or {}
     recorder = recorders.get("router_logits")

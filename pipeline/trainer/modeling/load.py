@@ -16,6 +16,7 @@ from pipeline.trainer.args import TrainArgs
 from pipeline.trainer.modeling.attention import check_isolates_documents, packed_implementation
 from pipeline.trainer.modeling.compilation import Compilation
 from pipeline.trainer.modeling.flex_attention import BLOCK_MASK, check_takes_block_masks
+from pipeline.trainer.modeling.float8 import apply_float8
 from pipeline.trainer.modeling.layers import set_layers
 from pipeline.trainer.modeling.liger import apply_liger
 from pipeline.trainer.modeling.reward_model import auto_class, check_scores, clear_new_score
@@ -151,6 +152,8 @@ def _prepared(model: PreTrainedModel, args: TrainArgs, dtype: torch.dtype) -> Pr
         check_isolates_documents(model, args.model_name_or_path, args.stage)
     if args.enable_liger_kernel:
         apply_liger(model)
+    if args.fp8:
+        apply_float8(model)
     select_trained(model, args, dtype)
     set_layers(model, args.recompute, Compilation.of(args))
     return model.train()
