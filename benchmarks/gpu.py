@@ -70,7 +70,7 @@ class Setting:
 
 def main() -> None:
     options = _options()
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     _report(options, {"machine": _machine(device), "options": vars(options)})
     grid = itertools.product(options.engines, options.cells, options.recompute, options.optim)
     ends = None if options.minutes is None else time.monotonic() + 60 * options.minutes
