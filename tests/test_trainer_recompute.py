@@ -119,7 +119,7 @@ def test_offloaded_inputs_pass_through_the_host(
 
     monkeypatch.setattr(recompute, "save_on_cpu", Recorded)
     cpu = torch.device("cpu")
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: cpu)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: cpu)
     _run(tiny_model, "offload", packed=False)
     width = load_model(train_args(tiny_model, tiny_model, tiny_model), torch.float32).config
     assert [shape for shape in packed if shape] == [(1, 40, width.hidden_size)] * _LAYERS

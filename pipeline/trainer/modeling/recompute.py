@@ -55,7 +55,7 @@ def checkpointed(forward: Callable[..., Any], kind: Recompute) -> Callable[..., 
 
 def _offloaded(run: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:
     """What the checkpoint itself keeps, the layer's input, meets these hooks, and nothing else."""
-    accelerator = torch.accelerator.current_accelerator()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return run(function, *args)
     with save_on_cpu(pin_memory=True, device_type=accelerator.type):
