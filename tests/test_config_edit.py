@@ -6,7 +6,7 @@ Run: python -m pytest tests/test_config_edit.py
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.document import Document
@@ -202,6 +202,9 @@ BEHIND = [
     bom=st.sampled_from(["", "\ufeff"]),
     value=values,
 )
+@example(old="", behind="", newline="\n", bom="", value="\xa0")
+@example(old="", behind="", newline="\n", bom="", value="a\u3000")
+@example(old="", behind="", newline="\n", bom="", value={"b": "\u2003"})
 def test_any_value_goes_into_any_form_and_a_second_edit_changes_nothing(
     old: str, behind: str, newline: str, bom: str, value: object
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.config.document import Document
-from pipeline.config.spans import Span, parse_spans
+from pipeline.config.spans import YAML_SPACE, Span, parse_spans
 from pipeline.config.yaml12 import CoreDumper
 from pipeline.errors import ConfigError
 
@@ -133,10 +133,10 @@ class _Editor:
         next_line = self._next_line(old.end)
         rest = self.text[old.end : next_line]  # behind the value: a comment or nothing
         if first <= after_colon:
-            rest = rest if rest.strip() else rest.lstrip(" ")
+            rest = rest if rest.strip(YAML_SPACE) else rest.lstrip(" ")
             text = self.text[:after_colon] + rest + self.text[next_line:]
             return text, after_colon + len(rest)
-        if old.is_block or not rest.strip():
+        if old.is_block or not rest.strip(YAML_SPACE):
             return self.text[:first] + self.text[next_line:], first
         comment = self.text[first : old.start] + rest.lstrip(" ")
         return self.text[:first] + comment + self.text[next_line:], first + len(comment)

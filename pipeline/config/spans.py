@@ -11,6 +11,9 @@ import yaml
 
 from pipeline.config.yaml12 import CoreLoader
 
+YAML_SPACE = " \t\r\n"
+"""White space of YAML; other kinds that Unicode has, such as U+00A0, are part of a value."""
+
 
 @dataclass
 class Span:
@@ -81,5 +84,5 @@ def _span(loader: CoreLoader, text: str) -> Span:
         closing = loader.get_event()
         span.is_block = not event.flow_style
         span.end = span.last_child_end() if span.is_block else closing.end_mark.index
-    span.end = span.start + len(text[span.start : span.end].rstrip())
+    span.end = span.start + len(text[span.start : span.end].rstrip(YAML_SPACE))
     return span
